@@ -1,0 +1,1 @@
+"""Everything that is not a front end: it never imports textual or rich."""

@@ -1,0 +1,1 @@
+"""The pure heart: values and functions on values; no clock, no file, no socket."""
