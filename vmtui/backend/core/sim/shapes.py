@@ -1,0 +1,330 @@
+"""What do the machine's parts look like from outside: PCI, QOM, HMP, block devices?
+
+The shapes are those of a QEMU 7.2 q35 machine with root ports, each pair's standby on one and its primary on the next.
+A primary looks the same in all of them whether it is plugged or out: only its PCI config space tells.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from vmtui.backend.core.sim.card import Card
+from vmtui.backend.core.sim.machine import Machine, Refused
+from vmtui.backend.core.sim.scenario import CardState
+
+MMCFG = 0xB0000000
+"""Where q35 maps the PCI config space."""
+_E1000E = 0x10D38086
+_STATUS = 0x0010
+_BUS_MASTER = 0x0406
+_UNDRIVEN = 0x0103
+_NOBODY = "0xffffffff"
+
+
+def devices(vm: Machine) -> dict[str, str]:
+    """id -> type of every device that has an id, deleted primaries left out."""
+    known = {f"root{index}": "pcie-root-port" for index in range(2 * vm.scenario.primaries)}
+    for card in vm.cards:
+        known[card.standby] = "virtio-net-pci"
+        if card.state is not CardState.DELETED:
+            known[card.id] = "e1000e"
+    return {**known, "vd0": "virtio-blk-pci"}
+
+
+def uuid(vm: Machine) -> str:
+    return f"00000000-0000-4000-8000-{sum(vm.name.encode()):012x}"
+
+
+# HMP
+
+
+def human(vm: Machine, line: str) -> str:
+    """The text an HMP command prints."""
+    verb, _, rest = line.strip().partition(" ")
+    if verb == "xp":
+        return _xp(vm, rest)
+    if verb == "migrate_set_parameter":
+        return _hmp_set_parameter(vm, rest)
+    printer = _INFO.get(rest.strip()) if verb == "info" else None
+    return printer(vm) if printer else f"unknown command: '{line}'\r\n"
+
+
+_XP = re.compile(r"/2xw\s+(0x[0-9a-fA-F]+|\d+)$")
+
+
+def _xp(vm: Machine, rest: str) -> str:
+    match = _XP.match(rest)
+    if match is None:
+        return f"invalid char '{rest[-1:]}' in expression\r\nTry \"help xp\" for more information\r\n"
+    address = int(match[1], 0)
+    first, second = _config_space(vm, address)
+    return f"{address:0{vm.profile.xp_digits}x}: {first} {second}\r\n"
+
+
+def _config_space(vm: Machine, address: int) -> tuple[str, str]:
+    if not vm.scenario.q35 or address < MMCFG:
+        return "0x00000000", "0x00000000"
+    for index, card in enumerate(vm.cards):
+        if address == MMCFG + (_bus_number(index, primary=True) << 20) and card.state is CardState.PLUGGED:
+            command = _BUS_MASTER if card.driven else _UNDRIVEN
+            return f"0x{_E1000E:08x}", f"0x{_STATUS:04x}{command:04x}"
+    return _NOBODY, _NOBODY
+
+
+def _bus_number(index: int, *, primary: bool) -> int:
+    return 2 * index + (2 if primary else 1)
+
+
+def _hmp_set_parameter(vm: Machine, rest: str) -> str:
+    name, _, value = rest.partition(" ")
+    if name not in vm.parameters:
+        return f"Error: invalid parameter value: {name}\r\n"
+    old = vm.parameters[name]
+    vm.parameters[name] = value == "on" if isinstance(old, bool) else int(value) if isinstance(old, int) else value
+    return ""
+
+
+def _mtree(vm: Machine) -> str:
+    mmcfg = f"    {MMCFG:016x}-{MMCFG + 0xFFFFFFF:016x} (prio 0, i/o): pcie-mmcfg-mmio\r\n" if vm.scenario.q35 else ""
+    return (
+        "address-space: cpu-memory-0\r\n"
+        "address-space: memory\r\n"
+        "  0000000000000000-ffffffffffffffff (prio 0, i/o): system\r\n"
+        f"    0000000000000000-{vm.ram - 1:016x} (prio 0, ram): alias ram-below-4g @pc.ram "
+        f"0000000000000000-{vm.ram - 1:016x}\r\n"
+        "    0000000000000000-ffffffffffffffff (prio -1, i/o): pci\r\n"
+        f"{mmcfg}"
+        "    00000000fec00000-00000000fec00fff (prio 0, i/o): ioapic\r\n"
+        "    00000000fee00000-00000000feefffff (prio 4096, i/o): apic-msi\r\n"
+        "\r\n"
+    )
+
+
+def _ramblock(vm: Machine) -> str:
+    blocks = [("pc.ram", vm.ram), ("pc.bios", 0x40000), ("pc.rom", 0x20000), ("/rom@etc/acpi/tables", 0x200000)]
+    if vm.scenario.option_rom:
+        blocks += [(f"0000:00:02.{index}:00.0/e1000e.rom", 0x40000) for index, _ in enumerate(vm.cards)]
+    lines = ["              Block Name    PSize              Offset               Used              Total"]
+    offset = 0
+    for name, size in blocks:
+        lines.append(f"{name:>24}    4 KiB  0x{offset:016x} 0x{size:016x} 0x{size:016x}")
+        offset += size
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+def _migrate_parameters(vm: Machine) -> str:
+    return "".join(f"{name}: {_hmp_word(value)}\r\n" for name, value in vm.parameters.items())
+
+
+def _hmp_word(value: Any) -> Any:
+    return ("off", "on")[value] if isinstance(value, bool) else value
+
+
+def _qtree(vm: Machine) -> str:
+    lines = ["bus: main-system-bus", "  type System"]
+    lines += [f'      dev: {kind}, id "{name}"' for name, kind in devices(vm).items()]
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+_INFO: dict[str, Callable[[Machine], str]] = {
+    "migrate_parameters": _migrate_parameters,
+    "mtree": _mtree,
+    "name": lambda vm: f"{vm.name}\r\n",
+    "qtree": _qtree,
+    "ramblock": _ramblock,
+    "status": lambda vm: f"VM status: {vm.runstate if vm.running else f'paused ({vm.runstate})'}\r\n",
+}
+
+
+# PCI
+
+
+def pci(vm: Machine) -> list[dict[str, Any]]:
+    """query-pci: root ports on bus 0, a card behind each."""
+    on_root = [_pci_device(0, 0, "", (1536, "Host bridge"), (10688, 32902))]
+    for index, card in enumerate(vm.cards):
+        on_root += [_bridge(vm, index, card, primary=False), _bridge(vm, index, card, primary=True)]
+    on_root.append(_pci_device(0, len(on_root), "vd0", (256, "SCSI controller"), (4097, 6900)))
+    on_root.append(_pci_device(0, 31, "", (1537, "ISA bridge"), (10520, 32902)))
+    return [{"bus": 0, "devices": on_root}]
+
+
+def _bridge(vm: Machine, index: int, card: Card, *, primary: bool) -> dict[str, Any]:
+    bus = _bus_number(index, primary=primary)
+    behind: list[dict[str, Any]] = []
+    if not primary:
+        behind = [_pci_device(bus, 0, card.standby, (512, "Ethernet controller"), (4161, 6900))]
+    elif card.state is not CardState.DELETED:
+        behind = [_pci_device(bus, 0, card.id, (512, "Ethernet controller"), (_E1000E >> 16, _E1000E & 0xFFFF))]
+    bridge = _pci_device(0, bus, f"root{bus - 1}", (1540, "PCI bridge"), (12, 6966))
+    window = 0xFE000000 + (bus << 20)
+    bridge["pci_bridge"] = {
+        "bus": {
+            "prefetchable_range": {"limit": window + 0x1FFFFF, "base": window},
+            "memory_range": {"limit": window + 0x1FFFFF, "base": window},
+            "secondary": bus,
+            "io_range": {"limit": 53247, "base": 49152},
+            "number": 0,
+            "subordinate": bus,
+        },
+        "devices": behind,
+    }
+    return bridge
+
+
+def _pci_device(bus: int, slot: int, name: str, kind: tuple[int, str], ids: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "irq_pin": 1,
+        "bus": bus,
+        "qdev_id": name,
+        "irq": 10,
+        "slot": slot,
+        "class_info": {"class": kind[0], "desc": kind[1]},
+        "id": {"device": ids[0], "subsystem-vendor": 6900, "vendor": ids[1], "subsystem": 4352},
+        "function": 0,
+        "regions": [],
+    }
+
+
+# QOM
+
+_PERIPHERAL = "/machine/peripheral"
+
+_TYPES = {
+    "type": "string", "realized": "bool", "hotplugged": "bool", "hotpluggable": "bool", "parent_bus": "link<bus>",
+    "failover_pair_id": "str", "romfile": "str", "addr": "int32", "romsize": "uint32", "rombar": "uint32",
+    "acpi-index": "uint32", "multifunction": "bool", "netdev": "str", "mac": "str", "bootindex": "int32",
+    "failover": "bool", "drive": "str",
+}  # fmt: skip
+_COMMON: dict[str, Any] = {"realized": True, "hotplugged": False, "hotpluggable": True, "addr": 0}
+_ROM: dict[str, Any] = {"romsize": 4294967295, "acpi-index": 0, "multifunction": False, "bootindex": -1}
+
+
+def _properties(vm: Machine, path: str) -> dict[str, Any] | None:
+    """name -> value of the device at a QOM path."""
+    if path == "/machine":
+        major, minor, _ = vm.profile.version
+        machine = "q35" if vm.scenario.q35 else "i440fx"
+        return {"type": f"pc-{machine}-{major}.{minor}-machine"}
+    name = path.removeprefix(f"{_PERIPHERAL}/")
+    kind = devices(vm).get(name)
+    if kind is None or name == path:
+        return None
+    return {"type": kind, **_COMMON, **_own_properties(vm, name)}
+
+
+def _own_properties(vm: Machine, name: str) -> dict[str, Any]:
+    for card in vm.cards:
+        if name == card.id:
+            has_rom = vm.scenario.option_rom
+            rom = {"rombar": int(has_rom), "romfile": "efi-e1000e.rom" if has_rom else ""}
+            link = {"failover_pair_id": card.standby, "netdev": card.netdev, "mac": card.mac}
+            return {"parent_bus": f"{_PERIPHERAL}/{card.bus}/{card.bus}", **link, **rom, **_ROM}
+        if name == card.standby:
+            bus = f"root{int(card.bus.removeprefix('root')) - 1}"
+            standby: dict[str, Any] = {"failover": True, "failover_pair_id": "", "netdev": f"hs{bus.removeprefix('root')}"}
+            rom = {"rombar": 1, "romfile": "efi-virtio.rom"}
+            return {"parent_bus": f"{_PERIPHERAL}/{bus}/{bus}", **standby, "mac": card.mac, **rom, **_ROM}
+    return {}
+
+
+def qom_list(vm: Machine, path: str) -> list[dict[str, str]]:
+    if path == _PERIPHERAL:
+        return [_entry("type", "string"), *(_entry(name, f"child<{kind}>") for name, kind in devices(vm).items())]
+    if path == f"{_PERIPHERAL}-anon":
+        return [_entry("type", "string"), _entry("device[0]", "child<pvpanic>")]
+    properties = _properties(vm, path)
+    if properties is None:
+        raise Refused(f"Device '{path}' not found", "DeviceNotFound")
+    children = [_entry("peripheral", "child<container>"), _entry("peripheral-anon", "child<container>")]
+    return [_entry(name, _TYPES[name]) for name in properties] + (children if path == "/machine" else [])
+
+
+def _entry(name: str, kind: str) -> dict[str, str]:
+    return {"name": name, "type": kind}
+
+
+def qom_get(vm: Machine, path: str, name: str) -> Any:
+    properties = _properties(vm, path)
+    if path == f"{_PERIPHERAL}-anon/device[0]":
+        properties = {"type": "pvpanic"}
+    if properties is None:
+        raise Refused(f"Device '{path}' not found", "DeviceNotFound")
+    if name not in properties:
+        raise Refused(f"Property '{properties['type']}.{name}' not found")
+    return properties[name]
+
+
+_DEVICE_PROPERTIES: dict[str, tuple[str, ...]] = {
+    "e1000e": ("failover_pair_id", "romfile", "addr", "romsize", "rombar", "acpi-index", "multifunction", "netdev",
+               "mac", "bootindex"),
+    "virtio-net-pci": ("failover_pair_id", "romfile", "addr", "romsize", "rombar", "acpi-index", "multifunction",
+                       "netdev", "mac", "bootindex", "failover"),
+}  # fmt: skip
+
+
+def device_list_properties(kind: str) -> list[dict[str, str]]:
+    if kind not in _DEVICE_PROPERTIES:
+        raise Refused(f"Device '{kind}' not found", "DeviceNotFound")
+    return [_entry(name, _TYPES[name]) for name in _DEVICE_PROPERTIES[kind]]
+
+
+# Everything else
+
+CPUS = [
+    {
+        "thread-id": 4242,
+        "props": {"core-id": 0, "thread-id": 0, "socket-id": 0},
+        "qom-path": "/machine/unattached/device[0]",
+        "cpu-index": 0,
+        "target": "x86_64",
+    }
+]
+
+
+def machines(vm: Machine) -> list[dict[str, Any]]:
+    major, minor, _ = vm.profile.version
+    return [
+        {
+            "hotpluggable-cpus": True,
+            "name": f"pc-q35-{major}.{minor}",
+            "numa-mem-supported": True,
+            "default-cpu-type": "qemu64-x86_64-cpu",
+            "cpu-max": 288,
+            "deprecated": False,
+            "default-ram-id": "pc.ram",
+            "alias": "q35",
+        }
+    ]
+
+
+def block_nodes(vm: Machine) -> list[dict[str, Any]]:
+    """query-named-block-nodes: one writable qcow2 disk."""
+    return [_node(vm)]
+
+
+def block(vm: Machine) -> list[dict[str, Any]]:
+    return [
+        {
+            "io-status": "ok",
+            "device": "",
+            "locked": False,
+            "removable": False,
+            "inserted": _node(vm),
+            "qdev": "/machine/peripheral/vd0/virtio-backend",
+            "type": "unknown",
+        }
+    ]
+
+
+def _node(vm: Machine) -> dict[str, Any]:
+    path = f"/var/lib/vms/{vm.name}.qcow2"
+    return {
+        "iops_rd": 0, "detect_zeroes": "off", "iops_wr": 0, "ro": False, "node-name": "disk0",
+        "backing_file_depth": 0, "drv": "qcow2", "iops": 0, "bps_wr": 0, "write_threshold": 0, "encrypted": False,
+        "bps": 0, "bps_rd": 0, "cache": {"no-flush": False, "direct": False, "writeback": True}, "file": path,
+        "image": {
+            "virtual-size": 67108864, "filename": path, "cluster-size": 65536, "format": "qcow2",
+            "actual-size": 200704, "dirty-flag": False,
+        },
+    }  # fmt: skip
