@@ -175,7 +175,7 @@ class _Broken(Exception):
     """The stream ends here, as far as anyone can read it."""
 
     def __init__(self, offset: int, words: str) -> None:
-        super().__init__(f"at byte {offset}: {words}")
+        super().__init__(printable(f"at byte {offset}: {words}", 300))
 
 
 @dataclass(slots=True)
@@ -339,7 +339,8 @@ def _libvirt_header(window: _Window, seen: _Seen) -> None:
 def _magic(window: _Window, start: int) -> None:
     if window.size == 0:
         raise _Broken(0, "the file is empty")
-    head = bytes(window.buffer[window.pos : window.pos + 16]) if window.have(1) else b""
+    window.have(16)
+    head = bytes(window.buffer[window.pos : min(window.end, window.pos + 16)])
     if not head.startswith(_MAGIC[: len(head)]):
         what = next((words for magic, words in _FOREIGN if head.startswith(magic)), "no migration stream")
         raise _Broken(start, f"this is {what}")
@@ -577,8 +578,9 @@ class _Walk:
         begin = self.window.at - 1
         identity, section, version = self._header()
         reader = self._live.get((section.name, version))
-        if reader is None and section.name in {name for name, _ in self._live}:
-            raise _Broken(begin, f"section {section.name} has version {version}, which vmtui does not know")
+        if section.name in {name for name, _ in self._live} and (reader is None or section.instance != 0):
+            what = f"{section.name} ({section.instance}), version {version}"
+            raise _Broken(begin, f"vmtui does not know this kind of section: {what}")
         self._live_readers[identity] = reader or partial(self._search_footer, identity)
         self._live_readers[identity]()
         self._footer(identity)
@@ -759,11 +761,11 @@ class _Walk:
         at = window.at
         head = window.u64()
         kind, address = head & (self.page_size - 1), head & -self.page_size
-        if kind == _EOS:
+        if head == _EOS:
             return False
         if kind == _MEM_SIZE:
             self._ram_list(address)
-        elif kind != _MULTIFD_FLUSH:
+        elif head != _MULTIFD_FLUSH:
             self._ram_page(at, kind, address)
         return True
 
