@@ -83,7 +83,7 @@ class FoundVm:
     argv: tuple[str, ...] = ()
     """QEMU's own: a dynamic loader called by hand is in `launcher`."""
     cwd: str = ""
-    """Empty where it could not be read: another user's process."""
+    """Where its relative paths start: where it was started, which -daemonize hides. Empty where that is not known."""
     why_not: str | None = None
     launcher: tuple[str, ...] = ()
     machine: str | None = None
@@ -111,6 +111,7 @@ class Peer:
     pid: int
     argv: tuple[str, ...]
     cwd: str
+    """Where its relative paths start, as in `FoundVm`."""
     exe: str
     """The file that runs: the loader where QEMU was started through one. Empty where it could not be read."""
     start_time: int
@@ -224,7 +225,7 @@ def _without_copies(found: Sequence[_Process]) -> Iterator[_Process]:
 
 def _found_vm(process: _Process) -> FoundVm:
     launcher, argv = cmdline.split_launcher(process.words)
-    cwd = _link(process.folder / "cwd")
+    cwd = _start_directory(process.folder, argv)
     monitors = [_reachable(monitor, process.folder, cwd, argv) for monitor in cmdline.qmp_monitors(argv)]
     usable = [address for address, why_not in monitors if address is not None and why_not is None]
     refusals = [why_not for _, why_not in monitors if why_not is not None]
@@ -259,9 +260,49 @@ def _reachable(monitor: cmdline.Monitor, folder: Path, cwd: str, argv: Sequence[
     if monitor.path.startswith("\0"):
         return Address("unix", path=monitor.path), None
     if not cwd and not monitor.path.startswith("/"):
-        return None, f"its socket {printable(monitor.path, 200)!r} is in a directory that only its owner or root may know"
+        where = printable(monitor.path, 200)
+        return None, f"its socket {where!r} lies where it was started, which is not known: name it by its full path"
     path = os.path.normpath(Path(cwd) / monitor.path)
     return Address("unix", path=_seen_from_here(path, folder, argv)), None
+
+
+def _start_directory(folder: Path, argv: Sequence[str]) -> str:
+    """The directory QEMU's relative paths start from.
+
+    That is its own, unless it daemonized or was put into a chroot: then it went to / and the directory it was started
+    in is inferred from its environment and its open files. Empty where that says nothing.
+    """
+    if not any(option.name in {"daemonize", "chroot", "run-with"} for option in cmdline.options(argv)):
+        return _link(folder / "cwd")
+    candidates = [dict(_environ(folder)).get("PWD", "")]
+    relative = [path for path in _paths(argv) if path and not path.startswith("/")]
+    for opened in _open_files(folder) if relative else ():
+        candidates += [opened.removesuffix(f"/{path}") or "/" for path in relative if opened.endswith(f"/{path}")]
+    known = [candidate for candidate in candidates if candidate.startswith("/")]
+    if not relative:
+        return next(iter(known), "")
+    return next((there for there in known if any(_exists(f"{there}/{path}") for path in relative)), "")
+
+
+def _paths(argv: Sequence[str]) -> list[str]:
+    """Of files that can bear witness: they are there, or QEMU has them open."""
+    written = [option.value or "" for option in cmdline.options(argv) if option.name in {"pidfile", "D"}]
+    devices = [device.path for device in cmdline.chardevs(argv) if device.listens or device.backend == "file"]
+    return [*written, *devices, *cmdline.disks(argv)]
+
+
+def _open_files(folder: Path) -> list[str]:
+    try:
+        return [_link(entry) for entry in (folder / "fd").iterdir()]
+    except OSError:
+        return []
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _seen_from_here(path: str, folder: Path, argv: Sequence[str]) -> str:
@@ -414,7 +455,7 @@ def process(pid: int, proc: Path = PROC) -> Peer | None:
     return Peer(
         pid,
         argv,
-        cwd=_link(folder / "cwd"),
+        cwd=_start_directory(folder, argv),
         exe=_link(folder / "exe"),
         start_time=status.start_time,
         launcher=launcher,
@@ -423,12 +464,16 @@ def process(pid: int, proc: Path = PROC) -> Peer | None:
 
 
 def _environment(folder: Path) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in _environ(folder) if name in {"QEMU_MODULE_DIR", "LD_LIBRARY_PATH"})
+
+
+def _environ(folder: Path) -> tuple[tuple[str, str], ...]:
+    """As the process got it; nothing where that is not for us to read."""
     try:
         entries = os.fsdecode((folder / "environ").read_bytes()).split("\0")
     except OSError:
         return ()
-    pairs = [entry.partition("=") for entry in entries]
-    return tuple((name, value) for name, _, value in pairs if name in {"QEMU_MODULE_DIR", "LD_LIBRARY_PATH"})
+    return tuple((name, value) for name, _, value in (entry.partition("=") for entry in entries))
 
 
 def process_alive(pid: int, start_time: int, proc: Path = PROC) -> bool:

@@ -7,9 +7,11 @@ them all. Command lines are untrusted: whatever cannot be read is left as it is,
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import count
 from typing import Any, Literal
 
 from vmtui.backend.core.text import printable
@@ -65,7 +67,9 @@ def _options(words: Iterator[str]) -> Iterator[Option]:
 
 
 _LOADER = re.compile(r"(ld|ld64|ld-[\w.-]+)\.so(\.\d+)*")
-_LOADER_OPTION = re.compile(r"--(library-path|glibc-hwcaps-prepend|glibc-hwcaps-mask|inhibit-rpath|audit|preload|argv0)")
+_LOADER_OPTION = re.compile(
+    r"--(library-path|glibc-hwcaps-prepend|glibc-hwcaps-mask|inhibit-rpath|audit|preload|argv0)"
+)
 """Those of the loader's options that take the next word."""
 
 
@@ -157,7 +161,8 @@ _IMPLIED_KEY = {
     "virtfs": "fsdriver",
     "vnc": "vnc",
 }
-_SHORT_CHARDEV = frozenset(["serial", "parallel", "monitor", "qmp", "qmp-pretty", "debugcon", "gdb"])
+_SHORT_CHARDEV = frozenset({"serial", "parallel", "monitor", "qmp", "qmp-pretty", "debugcon", "gdb"})
+_CHARDEV_OPTIONS = _SHORT_CHARDEV | {"chardev"}
 
 
 def arguments(option: Option) -> Arguments:
@@ -327,8 +332,7 @@ class Chardev:
 
 def chardevs(argv: Sequence[str]) -> tuple[Chardev, ...]:
     """Every character device, from `-chardev` and from the short form of `-qmp`, `-serial`, `-monitor`, ..."""
-    wanted = _SHORT_CHARDEV | {"chardev"}
-    return tuple(_chardev(option) for option in options(argv) if option.name in wanted and option.value is not None)
+    return tuple(_chardev(option) for option in options(argv) if option.name in _CHARDEV_OPTIONS and option.value)
 
 
 def _chardev(option: Option) -> Chardev:
@@ -499,3 +503,427 @@ def failover_pairs(argv: Sequence[str]) -> tuple[FailoverPair, ...]:
     primaries = {device.get("failover_pair_id"): device.get("id") for device in given if device.get("failover_pair_id")}
     pairs = [FailoverPair(standby, primaries.get(standby, "")) for standby in standbys]
     return (*pairs, *(FailoverPair("", card) for standby, card in primaries.items() if standby not in standbys))
+
+
+# --- images and other files -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One file, host device or network disk that a block option opens."""
+
+    option: Option
+    path: str
+    """Empty where it is not a file of this host."""
+    writable: bool
+
+
+_IMAGE_OPTIONS = frozenset({"", "hda", "hdb", "hdc", "hdd", "fda", "fdb", "sd", "mtdblock", "pflash", "cdrom"})
+_CD_DRIVES = frozenset({"ide-cd", "scsi-cd"})
+
+
+def images(argv: Sequence[str]) -> tuple[Image, ...]:
+    """Every image, and whether the VM writes to it; with `snapshot=on` it writes to a temporary file instead."""
+    given = options(argv)
+    snapshot = any(option.name == "snapshot" for option in given)
+    readers = _readers(given)
+    found: list[Image] = []
+    for option in given:
+        if option.name in _IMAGE_OPTIONS and option.value:
+            writable = option.name != "cdrom" and not snapshot
+            found.append(Image(option, _host_path(option.value), writable))
+        elif option.name == "drive":
+            found += _drive_images(option, snapshot=snapshot)
+        elif option.name == "blockdev":
+            found += _blockdev_images(option, readers)
+    return tuple(found)
+
+
+def _drive_images(option: Option, *, snapshot: bool) -> Iterator[Image]:
+    given = arguments(option)
+    spared = given.on("snapshot") or (snapshot and not given.get("snapshot"))
+    locked = given.get("media") == "cdrom" or given.on("readonly") or given.on("read-only")
+    name = given.get("file")
+    inner = Arguments(name, Form.JSON, _json_pairs(name.removeprefix("json:"))) if name.startswith("json:") else given
+    paths = [_host_path(name), *_file_names(inner)]
+    if name or _file_names(inner) or any(key.startswith("file.") for key, _ in given.pairs):
+        writable = not spared and not locked and not _is_null(inner) and not name.startswith("null-")
+        yield from _images_at(option, paths, writable=writable)
+
+
+def _blockdev_images(option: Option, readers: Mapping[str, Sequence[bool]]) -> Iterator[Image]:
+    """A node that only read-only ones look at takes no write lock, so it counts as read-only itself."""
+    given = arguments(option)
+    if "file" in dict(given.pairs):  # a node above another one, which opens nothing itself
+        return
+    above = readers.get(given.get("node-name"), ())
+    locked = given.on("read-only") or (bool(above) and not any(above))
+    yield from _images_at(option, _file_names(given), writable=not locked and not _is_null(given))
+
+
+def _readers(given: Iterable[Option]) -> dict[str, list[bool]]:
+    """For each block node's name, whether those that look at it may write."""
+    found: dict[str, list[bool]] = {}
+    for option in given:
+        if option.name == "blockdev":
+            values = dict(arguments(option).pairs)
+            writes = values.get("read-only") not in _TRUE
+            found.setdefault(values.get("file", ""), []).append(writes)
+            found.setdefault(values.get("backing", ""), []).append(False)
+        elif option.name == "device" and (values := dict(arguments(option).pairs)).get("drive"):
+            found.setdefault(values["drive"], []).append(values.get("driver") not in _CD_DRIVES)
+    return found
+
+
+def _images_at(option: Option, paths: Iterable[str], *, writable: bool) -> Iterator[Image]:
+    there = [path for path in paths if path]
+    for at, path in enumerate(there or [""]):
+        yield Image(option, path, writable and at == 0)  # the first is the image itself, others lie behind it
+
+
+def _file_names(given: Arguments) -> list[str]:
+    return [_host_path(value) for key, value in given.pairs if key.rpartition(".")[2] == "filename"]
+
+
+def _is_null(given: Arguments) -> bool:
+    return any(key.rpartition(".")[2] == "driver" and value.startswith("null-") for key, value in given.pairs)
+
+
+def _host_path(name: str) -> str:
+    """The path an image's name means, or nothing for `nbd://...` and other protocols."""
+    bare = name.removeprefix("file:")
+    return "" if re.match(r"[A-Za-z0-9_.+-]+:", bare) else bare
+
+
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "kernel":     ("",),
+    "initrd":     ("",),
+    "dtb":        ("",),
+    "readconfig": ("",),
+    "mem-path":   ("",),
+    "bios":       ("",),
+    "option-rom": ("",),
+    "machine":    ("kernel", "initrd", "dtb", "firmware"),
+    "M":          ("kernel", "initrd", "dtb", "firmware"),
+    "device":     ("file", "romfile"),
+    "fw_cfg":     ("file",),
+    "smbios":     ("file",),
+    "acpitable":  ("file", "data"),
+    "object":     ("mem-path", "file", "filename"),
+}  # fmt: skip
+"""Options and their keys that name a file; an empty key is the whole argument."""
+_SEARCHED = frozenset({"bios", "option-rom", "firmware", "romfile"})
+"""QEMU looks for these in its own directories, unless they are paths."""
+
+
+def disks(argv: Sequence[str]) -> tuple[str, ...]:
+    """Paths, as written, of what must be there to start the VM again: images, and a kernel, firmware, memory or secret
+    given as a file."""
+    needed = [image.path for image in images(argv)]
+    for option in options(argv):
+        needed += [path for key in _NEEDED.get(option.name, ()) for path in _needed(option, key)]
+    return tuple(dict.fromkeys(path for path in needed if path))
+
+
+def _needed(option: Option, key: str) -> Sequence[str]:
+    given = arguments(option)
+    path = given.get(key) if key else option.value or ""
+    if (key or option.name) in _SEARCHED and "/" not in path:
+        return ()
+    if key == "file" and option.name == "object" and not given.get("qom-type").startswith("secret"):
+        return ()  # filter-dump's is written, not read
+    return path.split(":") if option.name == "acpitable" else (path,)
+
+
+# --- the command line that starts it again ----------------------------------------------------------------------------
+
+RESTORE_SOCKET = "restore-qmp.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreCommand:
+    argv: tuple[str, ...]
+    qmp_path: str
+    """Of the monitor added for whoever restores."""
+    problems: tuple[str, ...]
+    """Why it must not, or cannot, be started: ready to be shown, one line each."""
+    notes: tuple[str, ...]
+    """What differs from the original, or is needed besides."""
+
+
+def for_restore(argv: Sequence[str], *, name: str, directory: str, original_alive: bool) -> RestoreCommand:
+    """The command line that starts this VM once more, waiting for `migrate-incoming`.
+
+    It is the original's, but for: `name` (unless empty); no -daemonize and -pidfile, for the caller owns the process;
+    no -incoming, -loadvm and -preconfig of its own; no socket that makes QEMU wait for a client before it starts. Where
+    the original still runs, the sockets it listens on and the files it writes get names in `directory` (absolute), and
+    whatever both would share is a problem. `-S` stays: a VM that was started so waits for `cont`.
+    """
+    given = options(argv)
+    own_socket = f"{directory}/{RESTORE_SOCKET}"
+    renames = _renames(given, directory) if original_alive else {}
+    kept = [_restarted(option, renames, name) for option in given if not _is_left_out(option)]
+    named = any(option.name == "name" and arguments(option).get("guest") for option in kept)
+    added = () if named or not name else ("-name", to_keyval([("guest", name)], implied=True))
+    monitor = to_keyval([("path", own_socket), ("server", "on"), ("wait", "off")], implied=True)
+    return RestoreCommand(
+        argv=(*argv[:1], *_words(kept), *added, "-qmp", f"unix:{monitor}", "-incoming", "defer"),
+        qmp_path=own_socket,
+        problems=_problems(argv, [own_socket, *renames.values()], original_alive=original_alive),
+        notes=_notes(given, renames, original_alive=original_alive),
+    )
+
+
+def _words(given: Iterable[Option]) -> Iterator[str]:
+    for option in given:
+        yield from option.words
+
+
+_LEFT_OUT = frozenset({"incoming", "daemonize", "pidfile", "loadvm", "preconfig"})
+
+
+def _is_left_out(option: Option) -> bool:
+    """A restored VM may be saved and restored again: the monitor of the first time must not pile up."""
+    own = option.name == "qmp" and _basename(arguments(option).get("path")) == RESTORE_SOCKET
+    return own or option.name in _LEFT_OUT
+
+
+def _restarted(option: Option, renames: Mapping[str, str], name: str) -> Option:
+    changes = {own.key: own.before + renames[own.path] for own in _own_paths(option) if own.path in renames}
+    given = arguments(option)
+    if name and option.name == "name" and given.get("guest") not in {"", name}:
+        changes["guest"] = name
+    if option.name in _CHARDEV_OPTIONS and _chardev(option).waits:
+        changes[given.leaf("server").removesuffix("server") + "wait"] = "off"
+    return replace(option, value=changes[""] if "" in changes else given.with_values(changes)) if changes else option
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnPath:
+    """A socket QEMU creates, or a file it writes: two VMs cannot have the same."""
+
+    key: str
+    """Of the option's arguments; empty where the path is the whole argument."""
+    path: str
+    before: str = ""
+    """What stands before the path in the value."""
+
+
+def _own_paths(option: Option) -> tuple[_OwnPath, ...]:
+    given = arguments(option)
+    if option.name in _CHARDEV_OPTIONS:
+        return tuple(_chardev_paths(_chardev(option)))
+    if option.name in {"vnc", "display"} and given.get("vnc").startswith("unix:"):
+        return (_OwnPath("vnc", given.get("vnc").removeprefix("unix:"), "unix:"),)
+    if option.name == "spice" and given.on("unix"):
+        return (_OwnPath("addr", given.get("addr")),)
+    if option.name == "D" and option.value:
+        return (_OwnPath("", option.value),)
+    writes = {"trace": "file", "object": "file", "audiodev": "path"}.get(option.name, "")
+    kind_fits = option.name == "trace" or "filter-dump" in dict(given.pairs).values() or given.get("driver") == "wav"
+    return (_OwnPath(writes, given.get(writes)),) if writes and kind_fits and given.get(writes) else ()
+
+
+def _chardev_paths(device: Chardev) -> Iterator[_OwnPath]:
+    written = device.backend == "file" and not device.path.startswith("/dev/")
+    if device.path and (device.listens or written):
+        key = next(key for key, value in reversed(device.arguments.pairs) if value == device.path)
+        yield _OwnPath(key, device.path)
+    log = device.arguments.leaf("logfile")
+    if device.arguments.get(log):
+        yield _OwnPath(log, device.arguments.get(log))
+
+
+def _renames(given: Iterable[Option], directory: str) -> dict[str, str]:
+    """Old path to new; two that end alike get different names."""
+    found: dict[str, str] = {}
+    taken = {RESTORE_SOCKET}
+    for option in given:
+        if _is_left_out(option):
+            continue
+        for own in _own_paths(option):
+            if own.path in found:
+                continue
+            stem, dot, suffix = (_basename(own.path) or "unnamed").rpartition(".")
+            fresh = (f"{stem or suffix}{'' if at == 1 else f'-{at}'}{dot + suffix if stem else ''}" for at in count(1))
+            found[own.path] = next(name for name in fresh if name not in taken)
+            taken.add(found[own.path])
+    return {path: f"{directory}/{name}" for path, name in found.items()}
+
+
+# --- what stands in the way of a second start -------------------------------------------------------------------------
+
+_FD_OPTIONS = {"add-fd", "netdev", "net", "nic", "device", "object", "fsdev", "virtfs", "tpmdev", "blockdev", "drive"}
+_MAY_HOLD_FDS = _CHARDEV_OPTIONS | _FD_OPTIONS
+_FD_KEYS = frozenset({"fd", "fds", "vhostfd", "vhostfds", "sock_fd"})
+
+
+def _problems(argv: Sequence[str], sockets: Iterable[str], *, original_alive: bool) -> tuple[str, ...]:
+    given = options(argv)
+    found = [
+        f"the socket's path is longer than {MAX_SOCKET_PATH} bytes: {printable(path, 300)}"
+        for path in sockets
+        if len(_bytes(path)) > MAX_SOCKET_PATH
+    ]
+    if is_of_libvirt(argv):
+        found.append(
+            "libvirt started this VM, with sockets and files that only libvirt can hand over: restore it by"
+            " `virsh restore`, or with a command line of your own"
+        )
+    found += [
+        f"{option}: the file descriptor was handed over when the VM was started; a restart does not have it"
+        for option in given
+        if _needs_an_fd(option)
+    ]
+    if original_alive:
+        found += [f"{option}: {why}" for option in given if (why := _clash(option))]
+        found += [
+            f"{image.option}: the original still runs and writes to this image; both together would destroy it"
+            for image in images(argv)
+            if image.writable
+        ]
+    return tuple(dict.fromkeys(found))
+
+
+def _needs_an_fd(option: Option) -> bool:
+    if option.name not in _MAY_HOLD_FDS:
+        return False
+    return option.name == "add-fd" or any(
+        (key.rpartition(".")[2] in _FD_KEYS and value)
+        or (key.rpartition(".")[2] == "type" and value == "fd")
+        or value.startswith("/dev/fdset/")
+        for key, value in arguments(option).pairs
+    )
+
+
+def _clash(option: Option) -> str | None:
+    """Why the original and its copy cannot both have this."""
+    given = arguments(option)
+    if option.name == "s":
+        return "the original listens on TCP port 1234 for a debugger"
+    if option.name in _CHARDEV_OPTIONS:
+        return _chardev_clash(_chardev(option))
+    if option.name in {"netdev", "net", "nic"}:
+        return next((why for key, why in _NETWORK_CLASHES.items() if _names_one(given, key)), None)
+    if option.name == "device":
+        return next((why for start, why in _DEVICE_CLASHES.items() if given.get("driver").startswith(start)), None)
+    if option.name in {"vnc", "display"} and re.search(r":\d+$", given.get("vnc")) and not given.get("to"):
+        return None if given.on("reverse") else "the original listens on the display's TCP port"
+    if option.name == "spice" and not given.on("unix") and {given.get("port"), given.get("tls-port")} - {"", "0"}:
+        return "the original listens on the display's TCP port"
+    if option.name == "object" and given.get("qom-type") == "memory-backend-file" and given.on("share"):
+        return "the copy would write into the memory of the original, if this is a file"
+    return None
+
+
+def _names_one(given: Arguments, key: str) -> bool:
+    values = [value for name, value in given.pairs if name == key or name.startswith(f"{key}.")]
+    return any(value and "%" not in value for value in values)  # tap%d: the kernel chooses a free one
+
+
+_NETWORK_CLASHES = {
+    "hostfwd":   "the original listens on the port that is forwarded",
+    "listen":    "the original listens there",
+    "localaddr": "the original receives there",
+    "local":     "the original receives there",
+    "server":    "the original listens there",
+    "ifname":    "the original holds this network interface",
+    "vhostdev":  "the original holds this device",
+}  # fmt: skip
+_DEVICE_CLASHES = {
+    "vfio-":       "the original holds this device of the host",
+    "usb-host":    "the original holds this device of the host",
+    "vhost-vsock": "the original holds this guest-cid",
+    "vhost-scsi":  "the original holds this target",
+}  # fmt: skip
+_HOST_DEVICES = frozenset({"serial", "tty", "parallel", "parport", "pipe"})
+
+
+def _chardev_clash(device: Chardev) -> str | None:
+    if device.listens and not device.path and device.port not in {"", "0"} and not device.arguments.get("to"):
+        return f"the original listens on TCP port {printable(device.port, 20)}"
+    if device.backend in _HOST_DEVICES or device.backend.startswith("/dev/"):
+        return "the original reads from this device"
+    if device.backend in {"udp", "dgram"} and ("@" in device.path or device.arguments.get("localport")):
+        return "the original receives on this port"
+    return None
+
+
+def _notes(given: Sequence[Option], renames: Mapping[str, str], *, original_alive: bool) -> tuple[str, ...]:
+    found = [f"{printable(old, 300)} is {printable(new, 300)} in the copy" for old, new in renames.items()]
+    found += [note for option in given for note in _notes_on(option, original_alive=original_alive)]
+    if original_alive and any(_is_shared_network(option) for option in given):
+        found.append(
+            "its network stays as it was told: on a shared one, two VMs will have the same MAC and IP addresses"
+        )
+    return tuple(dict.fromkeys(found))
+
+
+_OPTION_NOTES = {
+    "S":          "-S stays: the VM waits for cont, also where it ran when it was saved",
+    "loadvm":     "-loadvm is left out: the state comes from the file",
+    "preconfig":  "-preconfig is left out: what was told over QMP before the start is not on the command line",
+    "readconfig": "-readconfig: what is in that file was not looked at",
+    "set":        "-set: what it changes was not looked at",
+    "snapshot":   "-snapshot: what the VM wrote went to temporary files, which the saved state does not include",
+    "nographic":  "-nographic: there will be no terminal for its console",
+}  # fmt: skip
+
+
+def _notes_on(option: Option, *, original_alive: bool) -> Iterator[str]:
+    if option.name in _OPTION_NOTES:
+        yield _OPTION_NOTES[option.name]
+    if option.name == "drive" and arguments(option).on("snapshot"):
+        yield f"{option}: what the VM wrote went to a temporary file, which the saved state does not include"
+    if option.name not in _CHARDEV_OPTIONS or option.value is None or _is_left_out(option):
+        return
+    device = _chardev(option)
+    if device.waits:
+        yield f"{option}: does not wait for a client any more (wait=off)"
+    if device.backend == "stdio":
+        yield f"{option}: there will be no terminal for it"
+    if device.backend == "socket" and not device.server and not device.fd:
+        yield f"{option}: something must listen there" + (", and take a second client" if original_alive else "")
+    if device.backend == "file" and not original_alive and not device.arguments.on("append"):
+        yield f"{option}: the file is started anew"
+
+
+def _is_shared_network(option: Option) -> bool:
+    kind = arguments(option).get("type")
+    return option.name in {"netdev", "net", "nic"} and kind not in {"user", "hubport", "nic", "none"}
+
+
+# --- for a person's shell ---------------------------------------------------------------------------------------------
+
+
+def shell_line(argv: Sequence[str], cwd: str = "") -> str:
+    """The command for a shell, one option a line; `cwd` is where relative paths start."""
+    words = [[argv[0]], *(option.words for option in options(argv))] if argv else []
+    command = " \\\n    ".join(" ".join(_quoted(word) for word in line) for line in words)
+    return f"cd {_quoted(cwd)} && \\\n{command}" if cwd else command
+
+
+_ESCAPES = {"'": "\\'", "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e"}
+
+
+def _quoted(word: str) -> str:
+    """Quoted so that neither the shell nor the terminal takes anything in it for its own."""
+    if printable(word, len(word)) == word:
+        return shlex.quote(word)
+    return "$'" + "".join(_ansi_c(character) for character in word) + "'"
+
+
+def _ansi_c(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if printable(character) == character:
+        return character
+    return "".join(f"\\{byte:03o}" for byte in _bytes(character))  # octal ends after three digits, \x might go on
+
+
+def _bytes(text: str) -> bytes:
+    """As the kernel has it. Halves of characters come from JSON only, and no file can be called so."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
