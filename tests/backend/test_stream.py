@@ -344,6 +344,16 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     assert "a pipe" in trouble(done[0])
 
 
+@pytest.mark.parametrize("end", ["r", "w"])
+def test_a_descriptor_of_a_pipe_is_refused(end: str) -> None:
+    read_end, write_end = os.pipe()
+    try:
+        assert "a pipe" in trouble(read_stream(read_end if end == "r" else write_end))
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
 def test_a_device_is_refused() -> None:
     assert "a character device" in trouble(read_stream(Path("/dev/zero")))
 
@@ -436,6 +446,24 @@ def test_a_device_longer_than_the_file_is_refused(read: Reader) -> None:
     assert f"device dev should have {1 << 50} bytes" in trouble(read(content))
 
 
+def test_a_device_that_comes_twice_is_refused(read: Reader) -> None:
+    assert "device dev (0) comes a second time" in trouble(
+        read(make_stream(devices=Parts().devices + section(4, 5, "dev", DEVICE)))
+    )
+
+
+def test_a_description_of_many_megabytes_is_known_before_the_walk(tmp_path: Path) -> None:
+    fake = footer(1) + section(4, 7, "fake", b"")
+    described_too = {"devices": [DEVICES[0], described("dev", len(fake))]}
+    text = json.dumps(described_too).encode().ljust(0x01020304)  # a length without a zero byte
+    devices = section(4, 0, "globalstate", GLOBALSTATE) + section(4, 1, "dev", fake)
+    file = tmp_path / "stream"
+    file.write_bytes(make_stream(devices=devices, description=text))
+    steps: list[int] = []
+    assert read_stream(file, progress=steps.append).whole
+    assert steps == sorted(steps)
+
+
 def test_arrays_and_subsections_count_as_qemu_writes_them(read: Reader) -> None:
     inner = {"vmsd_name": "dev/more/still", "version": 1, "fields": [{"name": "x", "type": "uint8", "size": 1}]}
     more = {"vmsd_name": "dev/more", "version": 1, "fields": [], "subsections": [inner]}
@@ -473,9 +501,11 @@ def test_a_description_that_is_too_long_is_refused_although_it_is_there(tmp_path
         b'{"devices": [{"name": "dev", "instance_id": 0, "fields": [{"size": 1, "struct": ' + b'{"a":' * 1_000_000,
         b'{"devices": [' + b'{"name": "d", "instance_id": 0, "fields": [], "subsections": [' * 100_000,
         b'{"devices": [{"name":"d","instance_id":0,"fields":[],"subsections":['
-        + b'{"fields":[],"subsections":[' * 400 + b"]}" * 400 + b"]}]}",
+        + b'{"fields":[],"subsections":[' * 450 + b"]}" * 450 + b"]}]}",
+        b'{"devices": [], "configuration": {"fields":[],"subsections":['
+        + b'{"fields":[],"subsections":[' * 450 + b"]}" * 450 + b"]}}",
     ],
-    ids=["lists", "structs", "subsections", "closed"],
+    ids=["lists", "structs", "subsections", "closed", "configuration"],
 )  # fmt: skip
 @pytest.mark.parametrize("tail", [b"", b"x"])
 def test_a_description_nested_without_end_is_refused(read: Reader, text: bytes, tail: bytes) -> None:

@@ -49,7 +49,8 @@ _LIBVIRT_COMPRESSION = {0: None, 1: "gzip", 2: "bzip2", 3: "xz", 4: "lzop", 5: "
 """6 is libvirt's "sparse": mapped-ram behind libvirt's header."""
 
 _ZERO, _MEM_SIZE, _PAGE, _EOS, _CONTINUE = 0x02, 0x04, 0x08, 0x10, 0x20
-_XBZRLE, _HOOK, _COMPRESS_PAGE, _MULTIFD_FLUSH = 0x40, 0x80, 0x100, 0x200
+_XBZRLE, _COMPRESS_PAGE, _MULTIFD_FLUSH = 0x40, 0x100, 0x200
+"""0x80 (HOOK) is for RDMA and never in a file."""
 
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "compressed with gzip: decompress it to read it"),
@@ -130,7 +131,8 @@ def read_stream(
     """
     if isinstance(source, int):
         return _read(source, progress, stop)
-    # Opening a pipe that nobody writes to would wait for ever.
+    if (refused := _refusal(source.stat())) is not None:
+        return refused  # without opening it: a pipe would wait for a writer, a watchdog device would reset the host
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         return _read(fd, progress, stop)
@@ -140,9 +142,8 @@ def read_stream(
 
 def _read(fd: int, progress: Callable[[int], None] | None, stop: Callable[[], bool] | None) -> StreamReport:
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        what = next((words for matches, words in _FILE_TYPES if matches(status.st_mode)), "something else")
-        return StreamReport(size=0, kind="unknown", trouble=f"this is {what}, not a file")
+    if (refused := _refusal(status)) is not None:
+        return refused
     window = _Window(fd, status.st_size, progress, stop)
     report = _walk_file(window)
     if report.whole and os.fstat(fd).st_size != status.st_size:
@@ -151,19 +152,28 @@ def _read(fd: int, progress: Callable[[int], None] | None, stop: Callable[[], bo
     return report
 
 
+def _refusal(status: os.stat_result) -> StreamReport | None:
+    if stat.S_ISREG(status.st_mode):
+        return None
+    what = next((words for matches, words in _FILE_TYPES if matches(status.st_mode)), "something else")
+    return StreamReport(size=0, kind="unknown", trouble=f"this is {what}, not a file")
+
+
 def _walk_file(window: "_Window") -> StreamReport:
     seen = _Seen()
     try:
         _libvirt_header(window, seen)
         start = window.at
         _magic(window, start)
-        seen.kind = seen.kind if seen.kind != "unknown" else "stream"
+        if seen.kind == "unknown":
+            seen.kind = "stream"
         walk = _Walk(window, seen, _description_at_end(window.ahead(), start))
         if not walk.to_end():
             # Sections found by their footers alone are not as long as the description says: believe the description.
             window.seek(start + 8)
             seen.forget()
-            _Walk(window, seen, walk.description).to_end()
+            if not _Walk(window, seen, walk.description).to_end():
+                raise _Broken(start, "the file changed while it was read")
         if seen.partial:
             raise _Broken(0, "libvirt's header says that this file was never finished")
     except _Broken as broken:
@@ -397,6 +407,8 @@ def _parse_description(raw: bytes, offset: int) -> _Description:
     try:
         parsed = _decoder.decode(raw)
         lengths = {(printable(one.name), one.instance_id): one.length() for one in parsed.devices}
+        parts = parsed.configuration.subsections if parsed.configuration else []
+        configuration = {part.vmsd_name: part.length() for part in parts}
     except (msgspec.MsgspecError, UnicodeError):
         raise _Broken(offset, "the description of the devices is not the JSON that QEMU writes") from None
     except RecursionError:
@@ -405,8 +417,7 @@ def _parse_description(raw: bytes, offset: int) -> _Description:
         raise _Broken(offset, "the description of the devices lists one of them twice")
     if parsed.page_size not in (1 << bits for bits in range(10, 21)):
         raise _Broken(offset, f"the description gives a page size of {parsed.page_size} bytes")
-    configuration = parsed.configuration.subsections if parsed.configuration else []
-    return _Description(offset, parsed.page_size, lengths, {sub.vmsd_name: sub.length() for sub in configuration})
+    return _Description(offset, parsed.page_size, lengths, configuration)
 
 
 def _description_at_end(window: _Window, start: int) -> _Description | None:
@@ -416,7 +427,7 @@ def _description_at_end(window: _Window, start: int) -> _Description | None:
     what is in the file, but not its last bytes.
     """
     zero = _last_zero(window, max(start, window.size - MAX_DESCRIPTION))
-    for offset in () if zero is None else range(zero + 1, zero + 6):
+    for offset in () if zero is None else range(zero + 1, zero + 7):
         window.seek(max(start, offset - 5))
         if window.have(5) and window.u8() == _VMDESCRIPTION and window.u32() == window.size - offset:
             try:
@@ -609,8 +620,9 @@ class _Walk:
         content = self.window.at
         if section.name == "globalstate":
             self._globalstate()
-        length = self._content(identity, section, content)
-        self.lengths[section.name, section.instance] = length
+        if (section.name, section.instance) in self.lengths:
+            raise _Broken(begin, f"device {section.name} ({section.instance}) comes a second time")
+        self.lengths[section.name, section.instance] = self._content(identity, section, content)
         self._footer(identity)
         self._note(identity, Device(section.name, section.instance, version, self.window.at - begin))
 
