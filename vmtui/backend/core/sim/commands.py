@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from vmtui.backend.core.sim import shapes
-from vmtui.backend.core.sim.machine import ROMS, Machine, Migration, Refused
+from vmtui.backend.core.sim.machine import LATER, ROMS, Machine, Migration, Refused
 from vmtui.backend.core.sim.scenario import CardState
 from vmtui.backend.core.sim.target import Fd, FdKind, Target, exec_target, fd_target
 
@@ -121,6 +121,17 @@ def _migrate_cancel(vm: Machine, _: Arguments) -> Any:
     return {}
 
 
+def _migrate_start_postcopy(vm: Machine, _: Arguments) -> Any:
+    if vm.parameters.get("pause-vm"):
+        raise Refused("Migration parameter 'pause-vm' is not compatible with postcopy")
+    raise Refused("Enable postcopy with migrate_set_capability before the start of migration")
+
+
+def _migrate_incoming(vm: Machine, _: Arguments) -> Any:
+    vm.load()
+    return {}
+
+
 def _migrate_continue(vm: Machine, _: Arguments) -> Any:
     status = vm.migration.status if vm.migration is not None else "none"
     if status != "pre-switchover":
@@ -140,6 +151,8 @@ def _query_migrate(vm: Machine, _: Arguments) -> Any:
 
 def _migration_info(vm: Machine, migration: Migration) -> dict[str, Any]:
     status = migration.status
+    if migration.incoming:
+        return {"status": status}
     if status in _WITH_NUMBERS:
         return _numbers(vm, migration)
     if status == "completed":
@@ -329,7 +342,7 @@ def _dump_guest_memory(vm: Machine, arguments: Arguments) -> Any:
     if dump_format not in vm.profile.dump_formats:
         raise Refused(f"{dump_format} is not available now")
     vm.start_dump(_dump_target(vm, arguments["protocol"]))
-    return {}
+    return {} if arguments.get("detach") else LATER
 
 
 def _dump_target(vm: Machine, protocol: str) -> Target:
@@ -430,8 +443,10 @@ COMMANDS: dict[str, Command] = {
     "human-monitor-command":              _human_monitor_command,
     "migrate":                            _migrate,
     "migrate-continue":                   _migrate_continue,
+    "migrate-incoming":                   _migrate_incoming,
     "migrate-set-capabilities":           _migrate_set_capabilities,
     "migrate-set-parameters":             _migrate_set_parameters,
+    "migrate-start-postcopy":             _migrate_start_postcopy,
     "migrate_cancel":                     _migrate_cancel,
     "qom-get":                            _qom_get,
     "qom-list":                           _qom_list,

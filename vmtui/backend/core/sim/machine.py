@@ -27,21 +27,27 @@ POLL = 0.25
 CANCEL_POLLS = 120
 """How often QEMU looks again after a cancel before it gives up on the guest."""
 
-_BEGIN = 0.002
+_BEGIN = 0.0045
 _UNCONNECTED = 0.0003
 _NATIVE_PAUSE = 0.0003
 _SNAPSHOT_PAUSE = 0.0005
 _SNAPSHOT_RESUME = 0.0015
-_DEVICE_STATE = 0.014
+_DEVICE_STATE = 0.006
 _CANCEL = 0.085
 _CANCEL_STOPPED = 0.005
 _FAILING = 0.005
+_LOAD_BEGIN = 0.002
+_LOAD = 0.077
 _BIOS_RESET = 0.025
 
 NOWHERE = Target("file", "")
 RUNNING = "running"
+LATER = object()
+"""A command's answer when the monitor is blocked until the machine calls `unblock`."""
 FINAL = frozenset({"", "completed", "failed", "cancelled"})
-COPYING = frozenset({"active"})
+_LITTLE = 0.5
+"""QEMU writes in chunks, so a pass ends with less left than it need be."""
+
 STOPPABLE = frozenset({"active", "device", "pre-switchover", "postcopy-active"})
 
 
@@ -62,6 +68,7 @@ class Migration:
     started: float
     stream: Stream
     background: bool = False
+    incoming: bool = False
     error: str = ""
     passes: int = 0
     """Dirty bitmap syncs."""
@@ -78,6 +85,11 @@ class Migration:
     @property
     def runs(self) -> bool:
         return self.status not in FINAL
+
+    @property
+    def copies(self) -> bool:
+        """Is RAM being sent at the rate the parameters allow?"""
+        return self.status == "active" and self.switched_at is None and not self.incoming
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +159,9 @@ class Machine:
         other._closed = self._closed.copy()
 
     # Time
+
+    def unblock(self) -> None:
+        """What blocked the monitor is over."""
 
     def next_at(self) -> float | None:
         """When something will happen by itself; None when nothing ever will."""
@@ -409,7 +424,8 @@ class Machine:
         if migration.target.scheme in ("unix", "tcp"):
             self._unconnected(migration)
             return
-        self._change(passes=1, stream=replace(migration.stream, sent=float(HEADER), at=self.now))
+        unsynced = migration.background and self.profile.first_pass
+        self._change(passes=0 if unsynced else 1, stream=replace(migration.stream, sent=float(HEADER), at=self.now))
         if self.profile.first_pass and not migration.background:
             self._emit_migration("MIGRATION_PASS", {"pass": 1})
         if migration.status == "cancelling":
@@ -456,7 +472,7 @@ class Machine:
     def _retime(self) -> None:
         """The rate or the guest has changed: when does this pass end now?"""
         migration = self.migration
-        if migration is None or migration.status not in COPYING:
+        if migration is None or not migration.copies:
             return
         dirtying = self.scenario.dirty_rate if self.running and not migration.background else 0.0
         stream = migration.stream.retimed(self.now, self._rate(), dirtying)
@@ -469,7 +485,7 @@ class Machine:
 
     def _set_stream_timers(self, stream: Stream, limit: float | None) -> None:
         self._forget("pass", "limit")
-        ends = stream.pass_ends_at()
+        ends = stream.falls_to(_LITTLE * self._threshold(stream))
         full = inf if limit is None else stream.sends_at(limit)
         name, at = ("limit", full) if full <= ends else ("pass", ends)
         if at != inf:
@@ -501,17 +517,25 @@ class Machine:
     def _pass_ends(self) -> None:
         migration = self.migration
         assert migration is not None
-        stream = migration.stream.next_pass(self.now)
         if migration.background:
-            self._change(stream=stream, switched_at=self.now)
+            self._change(stream=migration.stream.drained(self.now), switched_at=self.now)
             self._completed()
             return
+        stream = migration.stream.synced(self.now)
         self._change(stream=stream)
         self._sync()
-        if stream.left <= stream.rate * self.parameters["downtime-limit"] / 1000:
+        if stream.left <= self._threshold(stream):
             self._switch_over()
         else:
             self._retime()
+
+    def _threshold(self, stream: Stream) -> float:
+        """Bytes that may be left for the time when the VM stands still.
+
+        QEMU multiplies the limit with the speed of the last 100 ms; so the whole copy never seems little to it.
+        """
+        seconds: float = self.parameters["downtime-limit"] / 1000
+        return min(self._rate() * seconds, stream.size / 10)
 
     def _sync(self) -> None:
         assert self.migration is not None
@@ -535,12 +559,12 @@ class Machine:
             self._enter_status("device")
         if self.profile.last_pass:
             self._sync()
-        self._after(_DEVICE_STATE, "end")
+        self._after(_DEVICE_STATE + self.settled_stream().left / self.scenario.disk_speed, "end")
 
     def _end(self) -> None:
         migration = self.migration
         assert migration is not None
-        stream = replace(migration.stream.next_pass(self.now), left=0.0)
+        stream = migration.stream.drained(self.now)
         self._change(stream=stream)
         limit = migration.target.limit
         if limit is not None and limit <= stream.sent:
@@ -603,7 +627,7 @@ class Machine:
     def _stop_copying(self) -> None:
         self._forget("pass", "limit", "end", "native-pause", "snapshot-stop", "snapshot-resume")
         migration = self.migration
-        if migration is not None and migration.status in COPYING:
+        if migration is not None and migration.copies:
             self._change(stream=migration.stream.retimed(self.now, 0.0, 0.0))
 
     def cancel(self) -> None:
@@ -635,6 +659,22 @@ class Machine:
             self.dump = replace(self.dump, target=self.dump.target.failing(error))
             self._forget("dump")
             self._dump_ends()
+
+    def load(self) -> None:
+        """migrate-incoming: a saved VM comes in and stands as it stood."""
+        if self.runstate != "inmigrate":
+            raise Refused("'-incoming' was not specified on the command line")
+        self.migration = Migration("", NOWHERE, self.now, Stream(0.0, 0.0), incoming=True)
+        self._enter_status("setup")
+        self._after(_LOAD_BEGIN, "loading")
+
+    def _loading(self) -> None:
+        self._enter_status("active")
+        self._after(_LOAD, "loaded")
+
+    def _loaded(self) -> None:
+        self._enter_status("completed")
+        self._enter("paused")
 
     def settled_stream(self) -> Stream:
         """How far the copy is now."""
@@ -702,6 +742,7 @@ class Machine:
         self.emit("DUMP_COMPLETED", data)
         if dump.was_running:
             self.start_vm()
+        self.unblock()
 
     def _dump_writes(self) -> list[Write]:
         if not self.dumping:
@@ -749,6 +790,8 @@ _TIMERS: dict[str, Callable[[Machine], None]] = {
     "limit":              Machine._reaches_limit,
     "end":                Machine._end,
     "failed":             Machine._failed,
+    "loading":            Machine._loading,
+    "loaded":             Machine._loaded,
     "cancelled":          Machine._cancelled,
     "dump":               Machine._dump_ends,
     "bios-reset":         Machine._bios_reset,

@@ -163,6 +163,7 @@ STOCK_11_1 = Profile(
     package="Debian 1:11.1.3+ds-1",
     parameters=_values(_PARAMETERS_10_0, {"x-rdma-chunk-size": 1048576, "cpr-exec-command": []}),
     capabilities=tuple(_CAPABILITIES_11_1.split()),
+    dump_formats=("elf", "kdump-zlib", "kdump-raw-zlib"),
     first_pass=False,
     last_pass=False,
     failing=True,

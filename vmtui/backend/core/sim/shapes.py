@@ -121,9 +121,52 @@ def _hmp_word(value: Any) -> Any:
 
 
 def _qtree(vm: Machine) -> str:
-    lines = ["bus: main-system-bus", "  type System"]
-    lines += [f'      dev: {kind}, id "{name}"' for name, kind in devices(vm).items()]
+    """`info qtree`: the root ports with the cards behind them, indented as QEMU does."""
+    lines = ["bus: main-system-bus", "  type System", '  dev: q35-pcihost, id ""', "    bus: pcie.0", "      type PCIE"]
+    for index, card in enumerate(vm.cards):
+        lines += _qtree_port(_bus_number(index, primary=False), _qtree_standby(card))
+        lines += _qtree_port(_bus_number(index, primary=True), _qtree_primary(vm, card))
     return "".join(f"{line}\r\n" for line in lines)
+
+
+def _qtree_port(bus: int, behind: list[str]) -> list[str]:
+    port = [
+        f'dev: pcie-root-port, id "root{bus - 1}"',
+        '  failover_pair_id = ""',
+        f"  class PCI bridge, addr 00:{bus:02x}.0, pci id 1b36:000c (sub 0000:0000)",
+        f"  bus: root{bus - 1}",
+        "    type PCIE",
+        *(f"    {line.replace('BUS', f'{bus:02x}')}" for line in behind),
+    ]
+    return [f"      {line}" for line in port]
+
+
+def _qtree_standby(card: Card) -> list[str]:
+    return [
+        f'dev: virtio-net-pci, id "{card.standby}"',
+        '  failover_pair_id = ""',
+        "  class Ethernet controller, addr BUS:00.0, pci id 1af4:1041 (sub 1af4:1100)",
+        "  bus: virtio-bus",
+        "    type virtio-pci-bus",
+        '    dev: virtio-net-device, id ""',
+        f'      mac = "{card.mac}"',
+        "      failover = true",
+    ]
+
+
+def _qtree_primary(vm: Machine, card: Card) -> list[str]:
+    if card.state is CardState.DELETED:
+        return []
+    rom = ("efi-e1000e.rom", 1) if vm.scenario.option_rom else ("", 0)
+    return [
+        f'dev: e1000e, id "{card.id}"',
+        f'  mac = "{card.mac}"',
+        f'  netdev = "{card.netdev}"',
+        f'  romfile = "{rom[0]}"',
+        f"  rombar = {rom[1]} (0x{rom[1]:x})",
+        f'  failover_pair_id = "{card.standby}"',
+        "  class Ethernet controller, addr BUS:00.0, pci id 8086:10d3 (sub 8086:0000)",
+    ]
 
 
 _INFO: dict[str, Callable[[Machine], str]] = {

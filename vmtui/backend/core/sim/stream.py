@@ -40,12 +40,19 @@ class Stream:
     def retimed(self, now: float, rate: float, dirtying: float) -> "Stream":
         return replace(self.settled(now), rate=rate, dirtying=dirtying)
 
-    def next_pass(self, now: float) -> "Stream":
+    def synced(self, now: float) -> "Stream":
+        """The next pass: what the guest has made dirty is to be sent too."""
         settled = self.settled(now)
-        return replace(settled, sent=settled.sent + settled.left, left=settled.dirty, dirty=0.0)
+        return replace(settled, left=settled.left + settled.dirty, dirty=0.0)
 
-    def pass_ends_at(self) -> float:
-        return self.sends_at(self.sent + self.left)
+    def drained(self, now: float) -> "Stream":
+        """Everything was written while nobody changed anything."""
+        settled = self.settled(now)
+        return replace(settled, sent=settled.sent + settled.left, left=0.0, dirty=0.0, rate=0.0)
+
+    def falls_to(self, left: float) -> float:
+        """When no more than `left` bytes will be left in this pass."""
+        return self.sends_at(self.sent + max(0.0, self.left - left))
 
     def sends_at(self, total: float) -> float:
         """When `total` bytes will have been sent; never, when they do not move."""

@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from vmtui.backend.core.sim.commands import COMMANDS
-from vmtui.backend.core.sim.machine import MIB, Machine, Refused
+from vmtui.backend.core.sim.machine import LATER, MIB, Machine, Refused
 from vmtui.backend.core.sim.profile import STOCK_10_0, Profile
 from vmtui.backend.core.sim.scenario import Scenario
 from vmtui.backend.core.sim.schema import CommandSchema
@@ -70,26 +70,44 @@ class SimulatedVm(Machine):
         self.advance(now)
         if not self.alive or not self.connected:
             return
-        passed = None if fd is None else Fd(fd, kind)
-        if self._waiting:
-            self._waiting += ((message, passed),)
-        else:
-            self._answer(message, passed)
+        self._take(message, None if fd is None else Fd(fd, kind))
 
     def output(self) -> list[dict[str, Any]]:
         """Takes the replies and events so far, in wire order."""
         out, self.out = self.out, []
         return out
 
+    def _take(self, message: dict[str, Any], passed: Fd | None) -> None:
+        if self._waiting:
+            self._waiting += ((message, passed),)
+        else:
+            self._answer(message, passed)
+
+    def unblock(self) -> None:
+        """The command that blocked the monitor is answered, and then those that came meanwhile."""
+        if not self._waiting:
+            return
+        (blocker, _), *behind = self._waiting
+        self._waiting = ()
+        self._reply(blocker, {"return": {}})
+        for message, passed in behind:
+            self._take(message, passed)
+
     def _answer(self, message: dict[str, Any], passed: Fd | None) -> None:
         self.passed = passed
         try:
-            reply: dict[str, Any] = {"return": self._execute(message)}
+            answer = self._execute(message)
         except Refused as refused:
-            reply = {"error": {"class": refused.error_class, "desc": str(refused)}}
-        self.passed = None
-        if not self.connected:
-            return
+            self._reply(message, {"error": {"class": refused.error_class, "desc": str(refused)}})
+        else:
+            if answer is LATER:
+                self._waiting = ((message, None),)
+            else:
+                self._reply(message, {"return": answer})
+        finally:
+            self.passed = None
+
+    def _reply(self, message: dict[str, Any], reply: dict[str, Any]) -> None:
         if "id" in message:
             reply["id"] = message["id"]
         self.out.append(reply)
