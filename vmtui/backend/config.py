@@ -1,0 +1,34 @@
+"""Where do saved states, journals and locks live?"""
+
+import os
+from pathlib import Path
+
+
+def state_home() -> Path:
+    """root: /var/lib/vmtui; else vmtui below the XDG state directory."""
+    if os.geteuid() == 0 and "XDG_STATE_HOME" not in os.environ:
+        return Path("/var/lib/vmtui")
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "vmtui"
+
+
+def snapshot_dir(given: str | None = None) -> Path:
+    """`--dir`, else VMTUI_SNAPSHOT_DIR, else the default."""
+    chosen = given or os.environ.get("VMTUI_SNAPSHOT_DIR")
+    return Path(chosen).absolute() if chosen else state_home() / "snapshots"
+
+
+def journal_dir() -> Path:
+    return state_home() / "journal"
+
+
+def lock_dir() -> Path:
+    return state_home() / "locks"
+
+
+def private_directory(path: Path) -> Path:
+    """Make `path` and what is missing above it, for the owner alone: what is kept there is guests' memory."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
+    return path

@@ -1,0 +1,446 @@
+"""The named conditions of the rule table: each looks at facts and intent, and its name is the label in the diagram."""
+
+from typing import Any
+
+from vmtui.backend.core import facts
+from vmtui.backend.core.model import (
+    ENDED_STATES,
+    Card,
+    Goal,
+    Level,
+    Link,
+    OnStuck,
+    Phase,
+    Primary,
+    Sent,
+    Strategy,
+    Then,
+)
+from vmtui.backend.core.state import State, the_work
+
+LOW_BANDWIDTH = 64 << 10
+"""Bytes a second while the guest still runs: little is written before the pause."""
+FULL_BANDWIDTH = 1 << 43
+"""Bytes a second once it stands still: no limit in practice."""
+
+INCOMPATIBLE = ("mapped-ram", "multifd", "postcopy-ram", "pause-before-switchover", "return-path", "switchover-ack",
+                "x-colo", "x-ignore-shared", "zero-copy-send", "compress", "xbzrle", "dirty-bitmaps")  # fmt: skip
+"""Capabilities that change what is in the stream or when it ends: off for the time of a save."""
+
+TRIES = 3
+SELF_PLUG = 1.0
+"""Seconds that QEMU gets to plug a card back by itself, where it does so."""
+REPLUG_SETTLES = 1.0
+DRIVER_TIME = 3.0
+REPLUG_LIMIT = 10.0
+CANCEL_LIMIT = 60.0
+"""QEMU waits 30 s for the guest before a cancel ends; twice that is no longer normal."""
+LOST_LIMIT = 60.0
+QUIT_LIMIT = 15.0
+PATIENCE = 10.0
+
+
+# --- giving up, and the monitor -----------------------------------------------------------------------------------
+
+
+def given_up(state: State) -> bool:
+    return the_work(state).given_up
+
+
+def connected(state: State) -> bool:
+    return state.vm.link is Link.UP
+
+
+def gone(state: State) -> bool:
+    return state.vm.link is Link.GONE
+
+
+def disconnected(state: State) -> bool:
+    return state.vm.link in (Link.LOST, Link.GONE)
+
+
+def work_needs_the_monitor(state: State) -> bool:
+    return the_work(state).phase not in (Phase.VERIFY, Phase.QUIT, Phase.PROVE, Phase.DONE)
+
+
+def state_was_complete(state: State) -> bool:
+    """QEMU ended after the whole state was written: the file is worth more than ever."""
+    return gone(state) and the_work(state).marks.completed is not None and not given_up(state)
+
+
+def nothing_touched(state: State) -> bool:
+    return the_work(state).baseline is None
+
+
+def lost_too_long(state: State) -> bool:
+    lost = the_work(state).marks.lost
+    return lost is not None and state.now - lost > LOST_LIMIT
+
+
+# --- pre-flight ---------------------------------------------------------------------------------------------------
+
+
+def place_unknown(state: State) -> bool:
+    work = the_work(state)
+    return work.place is None and work.options.goal is not Goal.RESUME
+
+
+def undecided(state: State) -> bool:
+    return the_work(state).strategy is Strategy.AUTO
+
+
+def blocked(state: State) -> bool:
+    work = the_work(state)
+    return work.options.goal is not Goal.CHECK and any(each.level is Level.BLOCKING for each in work.findings)
+
+
+def only_checking(state: State) -> bool:
+    return the_work(state).options.goal is Goal.CHECK
+
+
+def only_resuming(state: State) -> bool:
+    return the_work(state).options.goal is Goal.RESUME
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def wanted_parameters(state: State) -> dict[str, Any]:
+    """The migration parameters that this phase wants, of those that vmtui changes."""
+    work, vm = the_work(state), state.vm
+    if work.baseline is None:
+        return {}
+    before = work.baseline.parameters
+    mine: dict[str, Any] = {name: before[name] for name in ("max-bandwidth", "pause-vm") if name in before}
+    if work.phase in (Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE):
+        low = work.strategy is Strategy.PAUSE_AFTER_UNPLUG and work.phase is not Phase.SAVE
+        mine["max-bandwidth"] = LOW_BANDWIDTH if low else FULL_BANDWIDTH
+        if "pause-vm" in vm.features.parameters:
+            mine["pause-vm"] = work.strategy is Strategy.PAUSE_VM
+    elif work.phase is Phase.REPLUG and replug_method(state) == "throttle":
+        mine["max-bandwidth"] = LOW_BANDWIDTH
+    return mine
+
+
+def wanted_capabilities(state: State) -> dict[str, bool]:
+    """The migration capabilities that this phase wants, of those that vmtui changes and this QEMU has."""
+    work = the_work(state)
+    if work.baseline is None:
+        return {}
+    before = work.baseline.capabilities
+    if work.phase in (Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.REPLUG):
+        saving = work.phase is not Phase.REPLUG
+        wanted = dict.fromkeys(INCOMPATIBLE, False)
+        wanted |= {"events": True, "background-snapshot": saving and work.strategy is Strategy.BACKGROUND}
+    else:
+        wanted = {name: before.get(name, False) for name in (*INCOMPATIBLE, "events", "background-snapshot")}
+    return {name: value for name, value in wanted.items() if name in before}
+
+
+def differing(wanted: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in wanted.items() if now.get(name) != value}
+
+
+def parameters_not_as_wanted(state: State) -> bool:
+    return bool(differing(wanted_parameters(state), state.vm.parameters))
+
+
+def capabilities_not_as_wanted(state: State) -> bool:
+    return bool(differing(wanted_capabilities(state), state.vm.capabilities))
+
+
+def may_try_parameters(state: State) -> bool:
+    return the_work(state).tries.get("set-parameters", 0) < TRIES
+
+
+def may_try_capabilities(state: State) -> bool:
+    return the_work(state).tries.get("set-capabilities", 0) < TRIES
+
+
+# --- the VM -------------------------------------------------------------------------------------------------------
+
+
+def running(state: State) -> bool:
+    return state.vm.runstate == "running"
+
+
+def stopped(state: State) -> bool:
+    return not running(state)
+
+
+def guest_panicked(state: State) -> bool:
+    return state.vm.panicked
+
+
+def not_finalized(state: State) -> bool:
+    """The migration has completed and QEMU has not tidied up behind it: it would refuse `cont` for a moment."""
+    return state.vm.runstate == "finish-migrate"
+
+
+def should_run(state: State) -> bool:
+    work = the_work(state)
+    if work.options.goal is Goal.RESUME:
+        return True
+    ran = work.baseline is not None and work.baseline.runstate == "running"
+    return ran and (work.options.then is Then.RESUME or work.given_up)
+
+
+def should_stay_stopped(state: State) -> bool:
+    return not should_run(state)
+
+
+def cannot_run(state: State) -> bool:
+    return state.vm.runstate in {"guest-panicked", "internal-error", "shutdown", "inmigrate", "watchdog", "colo"}
+
+
+def may_try_cont(state: State) -> bool:
+    return the_work(state).tries.get("cont", 0) < TRIES
+
+
+def just_begun(state: State) -> bool:
+    """What QEMU needs a moment for is still within that moment."""
+    return state.now - the_work(state).entered < PATIENCE
+
+
+# --- the migration ------------------------------------------------------------------------------------------------
+
+
+def migration_ended(state: State) -> bool:
+    return state.vm.migration.status in ENDED_STATES
+
+
+def migration_running(state: State) -> bool:
+    """A status that is not known to be final is not final."""
+    return not migration_ended(state)
+
+
+def migrate_not_sent(state: State) -> bool:
+    return the_work(state).sent is Sent.NO
+
+
+def migrate_never_arrived(state: State) -> bool:
+    """Nobody knows whether `migrate` was taken, and the facts say that it was not."""
+    work, status = the_work(state), state.vm.migration.status
+    untouched = status in {"none", "failed", "cancelled"}
+    old_news = status == "completed" and running(state) and not in_background(state)
+    return work.sent is Sent.UNKNOWN and (untouched or old_news)
+
+
+def migration_failed(state: State) -> bool:
+    return state.vm.migration.status == "failed"
+
+
+def migration_failed_after_sending(state: State) -> bool:
+    return the_work(state).sent is not Sent.NO and migration_failed(state)
+
+
+def migration_cancelled(state: State) -> bool:
+    return state.vm.migration.status in {"cancelled", "none"}
+
+
+def completed(state: State) -> bool:
+    return state.vm.migration.status == "completed"
+
+
+def to_be_stopped_first(state: State) -> bool:
+    return the_work(state).strategy is Strategy.STOP_FIRST
+
+
+def in_background(state: State) -> bool:
+    return the_work(state).strategy is Strategy.BACKGROUND
+
+
+def pausing_by_itself(state: State) -> bool:
+    work = the_work(state)
+    return work.strategy is Strategy.PAUSE_VM and state.now - work.entered < SELF_PLUG
+
+
+def stop_tried_enough(state: State) -> bool:
+    return the_work(state).tries.get("stop", 0) >= TRIES
+
+
+# --- the unplug ---------------------------------------------------------------------------------------------------
+
+
+def throttled(state: State) -> bool:
+    return state.vm.parameters.get("max-bandwidth") == LOW_BANDWIDTH
+
+
+def early_bytes_unknown(state: State) -> bool:
+    """How much was written before the pause can be asked only until the bandwidth is raised."""
+    work = the_work(state)
+    return throttled(state) and work.marks.bytes_at_stop is None and "count" not in work.tries
+
+
+def unplugged(state: State) -> bool:
+    return state.vm.migration.status in facts.UNPLUGGED_STATES
+
+
+def stopped_guest_is_asked_to_unplug(state: State) -> bool:
+    """A card came into play that pre-flight did not see: this would last for ever."""
+    return stopped(state) and state.vm.migration.status == "wait-unplug"
+
+
+def unplug_time_is_up(state: State) -> bool:
+    work = the_work(state)
+    return work.marks.asked is not None and state.now - work.marks.asked >= work.options.unplug_timeout
+
+
+def stuck_means_cancel(state: State) -> bool:
+    return the_work(state).options.on_stuck is OnStuck.CANCEL
+
+
+# --- cancelling ---------------------------------------------------------------------------------------------------
+
+
+def cancel_not_sent(state: State) -> bool:
+    return state.vm.migration.status not in {"cancelling", "failing"} and the_work(state).tries.get("cancel", 0) < TRIES
+
+
+def stopped_with_unplug_pending(state: State) -> bool:
+    """A stopped guest cannot answer; if it runs again only after QEMU stopped waiting, its card is deleted."""
+    work = the_work(state)
+    pending = work.marks.unplugged is None and state.vm.migration.status == "cancelling"
+    return pending and stopped(state) and should_run(state)
+
+
+def cancel_lasts_too_long(state: State) -> bool:
+    return state.now - the_work(state).entered > CANCEL_LIMIT
+
+
+# --- the card -----------------------------------------------------------------------------------------------------
+
+
+def expected_cards(state: State) -> tuple[Primary, ...]:
+    """The cards that should be plugged at the end."""
+    work = the_work(state)
+    if work.baseline is None:
+        return ()
+    wanted = {Card.PLUGGED, Card.NOT_PROVED}
+    if work.options.goal is Goal.RESUME:
+        wanted.add(Card.OUT)
+    return tuple(card for card in state.vm.primaries if work.baseline.cards.get(card.device_id) in wanted)
+
+
+def provable(state: State) -> tuple[Primary, ...]:
+    return tuple(card for card in expected_cards(state) if card.card is not Card.NOT_PROVED)
+
+
+def no_card_to_bring_back(state: State) -> bool:
+    """None was there; or none can be proved, and what can be done was done."""
+    tried = the_work(state).tries.get("replug", 0) > 0 and not replug_is_fresh(state)
+    done = tried or plugs_by_itself(state)
+    return not expected_cards(state) or (not provable(state) and done and migration_ended(state))
+
+
+def card_deleted(state: State) -> bool:
+    return any(card.card is Card.DELETED for card in expected_cards(state))
+
+
+def cards_are_back(state: State) -> bool:
+    return bool(provable(state)) and all(card.card is Card.PLUGGED for card in provable(state))
+
+
+def cards_are_driven(state: State) -> bool:
+    return all(card.driven for card in provable(state))
+
+
+def driver_had_its_time(state: State) -> bool:
+    return state.now - the_work(state).entered > DRIVER_TIME
+
+
+def plugs_by_itself(state: State) -> bool:
+    """QEMU plugs back on `cont` with pause-vm, and after every migration that failed or was cancelled."""
+    work = the_work(state)
+    return work.strategy is Strategy.PAUSE_VM or (work.given_up and work.marks.completed is None)
+
+
+def qemu_may_plug_by_itself(state: State) -> bool:
+    return replug_is_fresh(state) or (plugs_by_itself(state) and state.now - the_work(state).entered < SELF_PLUG)
+
+
+def replug_methods(state: State) -> tuple[str, ...]:
+    """Ways to start a migration that reaches `active` and then fails, the least intrusive first."""
+    return ("pipe", "false", "throttle") if state.vm.fd_passing else ("false", "throttle")
+
+
+def replug_method(state: State) -> str:
+    """The way to be tried next; the last one stays for a try that is under way."""
+    methods = replug_methods(state)
+    tries = the_work(state).tries.get("replug", 0)
+    under_way = migration_running(state) and tries > 0
+    return methods[min(tries - 1 if under_way else tries, len(methods) - 1)]
+
+
+def replug_is_fresh(state: State) -> bool:
+    sent = the_work(state).replug_at
+    return sent is not None and state.now - sent < REPLUG_SETTLES
+
+
+def replug_tried_enough(state: State) -> bool:
+    return the_work(state).tries.get("replug", 0) >= len(replug_methods(state))
+
+
+def own_replug_running(state: State) -> bool:
+    return the_work(state).tries.get("replug", 0) > 0 and migration_running(state)
+
+
+def replug_must_be_cancelled(state: State) -> bool:
+    """The throttled way does not fail by itself; the others are given time to."""
+    status = state.vm.migration.status
+    if status in {"cancelling", "failing"} or the_work(state).tries.get("cancel-replug", 0) >= TRIES:
+        return False
+    return (replug_method(state) == "throttle" and status == "active") or not replug_is_fresh(state)
+
+
+def replug_has_time(state: State) -> bool:
+    return state.now - the_work(state).entered < REPLUG_LIMIT * (1 + the_work(state).tries.get("replug", 0))
+
+
+def pipe_not_handed_over(state: State) -> bool:
+    return replug_method(state) == "pipe" and not the_work(state).replug_fd
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
+def file_not_reserved(state: State) -> bool:
+    return not the_work(state).reserved
+
+
+def file_not_handed_over(state: State) -> bool:
+    return state.vm.fd_passing and not the_work(state).fd_passed
+
+
+def partial_left(state: State) -> bool:
+    work = the_work(state)
+    return work.reserved and not work.discarded and not work.published
+
+
+def not_read_through(state: State) -> bool:
+    return the_work(state).file is None
+
+
+def file_not_whole(state: State) -> bool:
+    report = the_work(state).file
+    return report is not None and not report.whole
+
+
+def not_published(state: State) -> bool:
+    return not the_work(state).published
+
+
+# --- settling and the end -----------------------------------------------------------------------------------------
+
+
+def fdset_left(state: State) -> bool:
+    return the_work(state).fdset is not None
+
+
+def to_quit(state: State) -> bool:
+    work = the_work(state)
+    return work.options.then is Then.QUIT and not work.given_up
+
+
+def quit_refused(state: State) -> bool:
+    return state.now - the_work(state).entered > QUIT_LIMIT

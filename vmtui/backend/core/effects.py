@@ -1,0 +1,428 @@
+"""What the rules do: send one action, or change what is intended. Also what an action's outcome means to the intent."""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from vmtui.backend.core import conditions as is_
+from vmtui.backend.core import facts, preflight, result
+from vmtui.backend.core.commands import (
+    Action,
+    Command,
+    Discard,
+    Fd,
+    Learned,
+    Number,
+    Publish,
+    Read,
+    Reserve,
+    Survey,
+    Surveyed,
+    Verify,
+)
+from vmtui.backend.core.model import (
+    Baseline,
+    Card,
+    Fact,
+    Link,
+    Migration,
+    Phase,
+    Sent,
+    Trouble,
+    Vm,
+    Workflow,
+)
+from vmtui.backend.core.state import State, give_up, note, the_work
+
+STATE_FD = "vmtui-state"
+PIPE_FD = "vmtui-replug"
+FORWARD = frozenset({Phase.PREFLIGHT, Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE})
+"""Phases in which a refusal means: give up. In the others it is noted, and tried again a counted number of times."""
+
+
+def send(state: State, action: Action) -> State:
+    return replace(state, outstanding=action, sent_at=state.now, actions=state.actions + 1)
+
+
+def tried(state: State, what: str) -> State:
+    work = the_work(state)
+    return _with(state, tries={**work.tries, what: work.tries.get(what, 0) + 1})
+
+
+def _with(state: State, **changes: Any) -> State:
+    return replace(state, work=replace(the_work(state), **changes))
+
+
+def _mark(state: State, **marks: Any) -> State:
+    return _with(state, marks=replace(the_work(state).marks, **marks))
+
+
+def _forget(state: State, *stale: Fact) -> State:
+    return replace(state, vm=facts.without(state.vm, *stale))
+
+
+# --- pre-flight ---------------------------------------------------------------------------------------------------
+
+
+def survey(state: State) -> State:
+    return send(state, Survey(the_work(state).options.output))
+
+
+def decide(state: State) -> State:
+    work = the_work(state)
+    strategy, why = preflight.choose(state.vm, work.options.strategy)
+    found = preflight.findings(state.vm, work.options, strategy, work.place)
+    return _with(state, strategy=strategy, why=why, findings=found)
+
+
+def refuse(state: State) -> State:
+    work = the_work(state)
+    worst = work.findings[0]
+    remedy = f"; {worst.remedy}" if worst.remedy else ""
+    trouble = Trouble.STORE if worst.code in {"place", "disk-full"} else Trouble.REFUSED
+    return give_up(state, trouble, f"{worst.text}{remedy}")
+
+
+def take_baseline(state: State) -> State:
+    vm = state.vm
+    cards = {card.device_id: card.card for card in vm.primaries}
+    return _with(state, baseline=Baseline(vm.runstate, dict(vm.parameters), dict(vm.capabilities), cards))
+
+
+# --- forward ------------------------------------------------------------------------------------------------------
+
+
+def reserve(state: State) -> State:
+    return send(state, Reserve(the_work(state).options.output))
+
+
+def set_capabilities(state: State) -> State:
+    changes = is_.differing(is_.wanted_capabilities(state), state.vm.capabilities)
+    settings = [{"capability": name, "state": value} for name, value in changes.items()]
+    return tried(send(state, Command("migrate-set-capabilities", {"capabilities": settings})), "set-capabilities")
+
+
+def set_parameters(state: State) -> State:
+    changes = is_.differing(is_.wanted_parameters(state), state.vm.parameters)
+    return tried(send(state, Command("migrate-set-parameters", changes)), "set-parameters")
+
+
+def uses_fdset(vm: Vm) -> bool:
+    """From 9.1 a regular file behind `fd:` is deprecated, and 11.1 refuses it."""
+    return vm.features.channels and vm.version >= (9, 1, 0)
+
+
+def hand_over_file(state: State) -> State:
+    if uses_fdset(state.vm):
+        return send(state, Command("add-fd", {"opaque": STATE_FD}, fd=Fd.STATE))
+    return send(state, Command("getfd", {"fdname": STATE_FD}, fd=Fd.STATE))
+
+
+def migrate(state: State) -> State:
+    work, vm = the_work(state), state.vm
+    sent = send(state, Command("migrate", destination(vm, work)))
+    # The numbers of an earlier migration say nothing about this one.
+    sent = replace(sent, vm=facts.without(replace(vm, migration=Migration()), Fact.MIGRATION))
+    return _mark(_with(sent, sent=Sent.UNKNOWN), asked=state.now)
+
+
+def destination(vm: Vm, work: Workflow) -> dict[str, Any]:
+    """The arguments of `migrate`. Where no file can be handed over, QEMU opens the partial file by its name."""
+    partial = f"{work.options.output}.partial"
+    if vm.fd_passing and work.fdset is not None:
+        return {"uri": f"file:/dev/fdset/{work.fdset}"}
+    if vm.fd_passing:
+        return {"uri": f"fd:{STATE_FD}"}
+    if vm.features.channels:
+        return _channel({"transport": "file", "filename": partial, "offset": 0})
+    return {"uri": f"exec:cat > {_shell_quoted(partial)}"}
+
+
+def _channel(address: dict[str, Any]) -> dict[str, Any]:
+    """`migrate` with the address in parts: nothing in a file's name can be taken for an option."""
+    return {"channels": [{"channel-type": "main", "addr": address}]}
+
+
+def _shell_quoted(path: str) -> str:
+    return "'" + path.replace("'", "'\"'\"'") + "'"
+
+
+def try_migrate_again(state: State) -> State:
+    if the_work(state).tries.get("migrate", 0) >= is_.TRIES:
+        return give_up(state, Trouble.QEMU, "QEMU did not answer to migrate, and did not begin it")
+    return tried(_with(state, sent=Sent.NO, fd_passed=False), "migrate")
+
+
+def stop(state: State) -> State:
+    return tried(send(state, Command("stop")), "stop")
+
+
+def count_early_bytes(state: State) -> State:
+    return tried(send(state, Command("query-migrate", learns=Fact.MIGRATION)), "count")
+
+
+def blame_qemu(state: State) -> State:
+    reason = state.vm.migration.error or "QEMU gives no reason"
+    full = "No space left" in reason
+    return give_up(state, Trouble.STORE if full else Trouble.QEMU, f"the migration failed: {reason}")
+
+
+def blame_another(state: State) -> State:
+    return give_up(state, Trouble.QEMU, "somebody else cancelled the migration")
+
+
+def blame_guest(state: State) -> State:
+    waited = the_work(state).options.unplug_timeout
+    if state.vm.runstate != "running":
+        return give_up(state, Trouble.STUCK, f"the guest is {state.vm.runstate}: it cannot let go of its card")
+    return give_up(
+        state, Trouble.STUCK, f"the guest did not let go of its network card within {waited:g} s; it may have crashed"
+    )
+
+
+def blame_crash(state: State) -> State:
+    return give_up(state, Trouble.STUCK, "the guest panicked: it can no longer let go of its card")
+
+
+def blame_unseen_card(state: State) -> State:
+    return give_up(state, Trouble.QEMU, "QEMU waits for the guest to unplug a card that was not there before the save")
+
+
+def blame_stop(state: State) -> State:
+    return give_up(state, Trouble.QEMU, "QEMU does not stop the guest")
+
+
+# --- back ---------------------------------------------------------------------------------------------------------
+
+
+def cancel(state: State) -> State:
+    return _mark(tried(send(state, Command("migrate_cancel")), "cancel"), cancel_sent=state.now)
+
+
+def note_endless_cancel(state: State) -> State:
+    return note(state, f"QEMU has been cancelling the migration for {is_.CANCEL_LIMIT:g} s and has not ended it")
+
+
+def cont(state: State) -> State:
+    return tried(send(state, Command("cont")), "cont")
+
+
+def note_cannot_run(state: State) -> State:
+    return note(state, f"the guest cannot run on: its run state is {state.vm.runstate!r}")
+
+
+def note_does_not_run(state: State) -> State:
+    return note(state, f"the guest does not run: its run state is {state.vm.runstate!r} after {is_.TRIES} times cont")
+
+
+def hand_over_broken_pipe(state: State) -> State:
+    return tried(send(state, Command("getfd", {"fdname": PIPE_FD}, fd=Fd.BROKEN_PIPE)), "pipe")
+
+
+def replug(state: State) -> State:
+    """A migration that gets as far as `active` and then fails: QEMU plugs the card back, the guest never stops."""
+    method, vm = is_.replug_method(state), state.vm
+    if method == "pipe":
+        arguments: dict[str, Any] = {"uri": f"fd:{PIPE_FD}"}
+    elif method == "false":
+        arguments = {"uri": "exec:false"}
+    elif vm.features.channels:
+        arguments = _channel({"transport": "file", "filename": "/dev/null", "offset": 0})
+    else:
+        arguments = {"uri": "exec:cat > /dev/null"}
+    sent = _forget(tried(send(state, Command("migrate", arguments)), "replug"), Fact.MIGRATION)
+    return _with(sent, replug_fd=False, replug_at=state.now)
+
+
+def cancel_replug(state: State) -> State:
+    return tried(send(state, Command("migrate_cancel")), "cancel-replug")
+
+
+def note_still_migrating(state: State) -> State:
+    return note(state, f"a migration that was to bring the card back has not ended (status {state.vm.migration.status!r})")
+
+
+def note_not_driven(state: State) -> State:
+    names = ", ".join(card.device_id for card in is_.provable(state) if not card.driven)
+    return note(state, f"card {names} is plugged, and the guest's driver had not taken it {is_.DRIVER_TIME:g} s later")
+
+
+def note_card_out(state: State) -> State:
+    names = ", ".join(card.device_id for card in is_.provable(state) if card.card is not Card.PLUGGED)
+    return note(state, f"card {names} is still out; try again: vmtui resume VM")
+
+
+def note_deleted(state: State) -> State:
+    for card in is_.expected_cards(state):
+        if card.card is Card.DELETED:
+            state = note(state, f"QEMU deleted card {card.device_id}; add it again: {result.device_add(card)}")
+    return state
+
+
+def remove_fdset(state: State) -> State:
+    command = Command("remove-fd", {"fdset-id": the_work(state).fdset})
+    return _with(send(state, command), fdset=None)
+
+
+def verify(state: State) -> State:
+    return send(state, Verify())
+
+
+def publish(state: State) -> State:
+    return send(state, Publish())
+
+
+def discard(state: State) -> State:
+    return send(state, Discard())
+
+
+def blame_file(state: State) -> State:
+    report = the_work(state).file
+    return give_up(state, Trouble.STORE, f"the state that QEMU wrote is not whole: {report.trouble if report else ''}")
+
+
+def quit_qemu(state: State) -> State:
+    return send(state, Command("quit"))
+
+
+def note_quit_refused(state: State) -> State:
+    return note(state, "QEMU was told to quit and is still there; the state is safe")
+
+
+# --- without a monitor --------------------------------------------------------------------------------------------
+
+
+def blame_unreachable(state: State) -> State:
+    return give_up(state, Trouble.UNREACHABLE, state.vm.why_lost or "QEMU does not answer its monitor")
+
+
+def note_death(state: State) -> State:
+    return note(state, "QEMU ended after the state was written whole; the file is kept")
+
+
+def blame_death(state: State) -> State:
+    return give_up(state, Trouble.QEMU, f"QEMU ended in phase {the_work(state).phase}: {state.vm.why_lost}")
+
+
+def keep_partial(state: State) -> State:
+    work = the_work(state)
+    if work.reserved and not work.published and not work.discarded:
+        text = f"{work.options.output}.partial is kept: QEMU may still be writing to it"
+        state = note(state, text)
+    return give_up(state, Trouble.UNREACHABLE, f"QEMU has not answered for {is_.LOST_LIMIT:g} s: {state.vm.why_lost}")
+
+
+def conclude(state: State) -> State:
+    """The end is a claim about the VM, made from what was last seen of it."""
+    outcome, problems = result.judge(state)
+    for text in problems:
+        state = note(state, text)
+    return _with(state, outcome=outcome)
+
+
+# --- outcomes of actions ------------------------------------------------------------------------------------------
+
+
+def answered(state: State, learned: Learned | None) -> State:
+    """The outstanding action was done."""
+    action, state = state.outstanding, replace(state, outstanding=None)
+    if state.work is not None and state.work.marks.lost is not None and state.vm.link is Link.UP:
+        state = _mark(state, lost=None)
+    if isinstance(action, Command):
+        if action.learns is not None:
+            return replace(state, vm=facts.learn(state.vm, action, learned, state.now)) if learned else state
+        return _done(state, action, learned)
+    return _stored(state, action, learned)
+
+
+def _done(state: State, command: Command, learned: Learned | None) -> State:
+    match command.execute:
+        case "migrate" if state.work is not None and state.work.phase is not Phase.REPLUG:
+            return _with(_forget_unless_seen(state, Fact.MIGRATION), sent=Sent.YES)
+        case "migrate" | "migrate_cancel":
+            return _forget_unless_seen(state, Fact.MIGRATION)
+        case "stop" | "cont":
+            return _forget_unless_seen(state, Fact.STATUS)
+        case "migrate-set-parameters":
+            vm = replace(state.vm, parameters={**state.vm.parameters, **command.arguments})
+            return _forget(replace(state, vm=vm), Fact.PARAMETERS)
+        case "migrate-set-capabilities":
+            wanted = {each["capability"]: each["state"] for each in command.arguments["capabilities"]}
+            vm = replace(state.vm, capabilities={**state.vm.capabilities, **wanted})
+            return _forget(replace(state, vm=vm), Fact.CAPABILITIES)
+        case "getfd" if command.fd is Fd.BROKEN_PIPE:
+            return _with(state, replug_fd=True)
+        case "getfd":
+            return _with(state, fd_passed=True)
+        case "add-fd":
+            number = learned.value if isinstance(learned, Number) else None
+            return _with(state, fd_passed=True, fdset=number)
+    return state
+
+
+def _forget_unless_seen(state: State, fact: Fact) -> State:
+    """An event that came between the command and its reply is news enough."""
+    return state if state.vm.seen.get(fact, -1.0) >= state.sent_at else _forget(state, fact)
+
+
+def _stored(state: State, action: Action | None, learned: Learned | None) -> State:
+    match action, learned:
+        case Survey(), Surveyed(place):
+            return _with(state, place=place)
+        case Verify(), Read(report):
+            return _with(state, file=report)
+        case Reserve(), _:
+            return _with(state, reserved=True)
+        case Publish(), _:
+            return _with(state, published=True)
+        case Discard(), _:
+            return _with(state, discarded=True)
+    return state
+
+
+def refused(state: State, text: str) -> State:
+    """QEMU or the store said no to the outstanding action."""
+    action, state = state.outstanding, replace(state, outstanding=None)
+    if state.work is None:
+        return state
+    match action:
+        case Command(learns=fact) if fact is not None:
+            # A fact that this QEMU cannot tell stays as it was; the pre-flight decides what that means.
+            return replace(state, vm=facts.with_fact(state.vm, fact, state.now))
+        case Command(execute="migrate") if state.work.phase in FORWARD:
+            return give_up(_with(state, sent=Sent.NO), Trouble.QEMU, f"QEMU refused migrate: {text}")
+        case Command() if state.work.phase in FORWARD:
+            return give_up(state, Trouble.QEMU, f"QEMU refused {action.execute}: {text}")
+        case Command(execute="getfd"):
+            return _with(state, replug_fd=False, replug_at=state.now, tries=_skip_pipe(state))
+        case Command():
+            return _forget(note(state, f"QEMU refused {action.execute}: {text}"), Fact.STATUS, Fact.MIGRATION)
+        case Discard():
+            return note(_with(state, discarded=True), text)
+        case Verify() if state.work.interrupt:
+            return state
+    return give_up(state, Trouble.STORE, text)
+
+
+def _skip_pipe(state: State) -> dict[str, int]:
+    tries = the_work(state).tries
+    return {**tries, "replug": tries.get("replug", 0) + 1}
+
+
+def unknown(state: State, why: str) -> State:
+    """Nobody knows whether the outstanding action was done: forget what it may have changed, and look."""
+    action, state = state.outstanding, replace(state, outstanding=None)
+    work = state.work
+    if work is None:
+        return state
+    state = replace(state, vm=replace(state.vm, why_lost=state.vm.why_lost or why))
+    if work.marks.lost is None:
+        state = _mark(state, lost=state.now)
+    if work.baseline is None:
+        return give_up(state, Trouble.UNREACHABLE, why)
+    match action:
+        case Command(fd=Fd.STATE):
+            state = _with(state, fd_passed=False)
+        case Command(fd=Fd.BROKEN_PIPE):
+            state = _with(state, replug_fd=False)
+    return _forget(state, Fact.STATUS, Fact.MIGRATION, Fact.PARAMETERS, Fact.CAPABILITIES)

@@ -1,0 +1,358 @@
+"""What is known (facts) and what is wanted (intent), as immutable values.
+
+Facts are what QEMU, the host or the store last said, in QEMU's words. Intent is what vmtui is doing about it. All values
+are frozen `msgspec.Struct`s: compared and copied cheaply, and the journal can write and read each of them by its type.
+Times are seconds of the engine's monotonic clock unless a field says otherwise; sizes are bytes.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Link(StrEnum):
+    """How the monitor's connection stands."""
+
+    CONNECTING = "connecting"
+    UP = "up"
+    LOST = "lost"
+    """The connection broke; the QEMU process is there, as far as is known."""
+    GONE = "gone"
+    """The QEMU process has ended."""
+
+
+class Card(StrEnum):
+    """Where a failover primary is, as the guest's own PCI config space proves it."""
+
+    PLUGGED = "plugged"
+    OUT = "out"
+    DELETED = "deleted"
+    """QEMU deleted the device: a late answer to an old unplug request (FACTS: DEVICE_DELETED)."""
+    NOT_PROVED = "not-proved"
+    """The machine has no PCI config window that could be read."""
+
+
+class Fact(StrEnum):
+    """One thing that can be asked of QEMU; each has one query (`core.commands.QUERIES`)."""
+
+    NAME = "name"
+    UUID = "uuid"
+    MACHINE = "machine"
+    FEATURES = "features"
+    STATUS = "status"
+    MIGRATION = "migration"
+    PARAMETERS = "parameters"
+    CAPABILITIES = "capabilities"
+    MEMORY = "memory"
+    DEVICES = "devices"
+    CONFIG_WINDOW = "config-window"
+    CARDS = "cards"
+
+
+class Features(msgspec.Struct, frozen=True):
+    """What this QEMU's schema offers (query-qmp-schema); versions say nothing, members do."""
+
+    pause_vm: bool = False
+    background_snapshot: bool = False
+    channels: bool = False
+    """`migrate` takes `channels`, and one of their transports is `file` (8.2+)."""
+    parameters: tuple[str, ...] = ()
+    """The names that migrate-set-parameters takes."""
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """query-migrate, and the last numbers where it now gives none."""
+
+    status: str = "none"
+    error: str = ""
+    """`error-desc`: why QEMU says that it failed."""
+    transferred: int = 0
+    total: int = 0
+    """RAM that the guest has; not what the file will hold."""
+    remaining: int = 0
+    mbps: float = 0.0
+    """Megabits a second, QEMU's own figure."""
+    blocked: tuple[str, ...] = ()
+    """`blocked-reasons` (6.0+)."""
+
+
+class Primary(msgspec.Struct, frozen=True):
+    """One failover primary: the card that must leave before a migration and come back after it."""
+
+    device_id: str
+    standby_id: str
+    driver: str
+    bus: str
+    slot: tuple[int, int, int] | None
+    """PCI bus, device and function number, as the guest numbered them."""
+    properties: tuple[tuple[str, str], ...] = ()
+    """All its properties, as `info qtree` prints them."""
+    card: Card = Card.NOT_PROVED
+    driven: bool = False
+    """Bus mastering is on: the guest's driver runs the card."""
+    pci_id: str = ""
+    """vendor:device as read from the guest's config space, hexadecimal."""
+    proved_at: float = -1.0
+    asked: bool = False
+    """UNPLUG_PRIMARY was seen and the answer to it was not."""
+
+    @property
+    def has_option_rom(self) -> bool:
+        """Its ROM is a RAM block, which a state that was saved without the card cannot find again when it is restored."""
+        values = dict(self.properties)
+        return not values.get("rombar", "1").startswith("0") and values.get("romfile", "") not in ("", '""', "<null>")
+
+
+class Vm(msgspec.Struct, frozen=True):
+    """The facts of one VM, whoever caused them."""
+
+    key: str
+    """The monitor's address, as text: what the engine knows the VM by."""
+    name: str = ""
+    uuid: str = ""
+    machine: str = ""
+    version: tuple[int, int, int] = (0, 0, 0)
+    package: str = ""
+    link: Link = Link.CONNECTING
+    why_lost: str = ""
+    fd_passing: bool = False
+    """The monitor is a unix socket: open files can be handed over."""
+    pid: int = 0
+    """QEMU's process (SO_PEERCRED), or 0 where that cannot be known."""
+    argv: tuple[str, ...] = ()
+    runstate: str = ""
+    migration: Migration = Migration()
+    parameters: dict[str, Any] = {}
+    capabilities: dict[str, bool] = {}
+    features: Features = Features()
+    memory: int = 0
+    primaries: tuple[Primary, ...] = ()
+    standbys: tuple[str, ...] = ()
+    config_window: int | None = None
+    """Guest-physical base of the PCI Express config window (pcie-mmcfg), or None where there is none."""
+    panicked: bool = False
+    seen: dict[Fact, float] = {}
+    """When each fact was last learned over THIS connection; absent = must be asked."""
+
+    @property
+    def shown(self) -> str:
+        """What to call it."""
+        return self.name or self.key
+
+
+RUNNING_STATES = frozenset({"setup", "wait-unplug", "active", "device", "pre-switchover", "cancelling", "failing",
+                            "postcopy-active", "postcopy-paused", "postcopy-recover", "postcopy-recover-setup",
+                            "postcopy-device", "colo"})  # fmt: skip
+ENDED_STATES = frozenset({"none", "completed", "failed", "cancelled"})
+
+
+class Strategy(StrEnum):
+    AUTO = "auto"
+    PAUSE_VM = "pause-vm"
+    PAUSE_AFTER_UNPLUG = "pause-after-unplug"
+    STOP_FIRST = "stop-first"
+    BACKGROUND = "background"
+
+
+class Then(StrEnum):
+    RESUME = "resume"
+    STAY_PAUSED = "stay-paused"
+    QUIT = "quit"
+
+
+class OnStuck(StrEnum):
+    CANCEL = "cancel"
+    WAIT = "wait"
+
+
+class Goal(StrEnum):
+    """What a workflow is for."""
+
+    CHECK = "check"
+    SAVE = "save"
+    RESUME = "resume"
+    """Make a stopped VM run again, and bring its card back."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the user asked for."""
+
+    goal: Goal = Goal.SAVE
+    output: str = ""
+    """Absolute path of the file that will hold the state."""
+    strategy: Strategy = Strategy.AUTO
+    then: Then = Then.RESUME
+    unplug_timeout: float = 30.0
+    on_stuck: OnStuck = OnStuck.CANCEL
+
+
+class Level(StrEnum):
+    BLOCKING = "blocking"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the pre-flight."""
+
+    level: Level
+    code: str
+    """A stable name for programs, such as `card-out`."""
+    text: str
+    remedy: str = ""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """What the host says about where the state is to go."""
+
+    path: str
+    problem: str = ""
+    """Why no file can be made there, in words; empty when one can."""
+    free: int = 0
+    resident: int = 0
+    """Memory that the QEMU process holds now: the most that its guest's state can be; 0 when unknown."""
+
+
+class FileReport(msgspec.Struct, frozen=True):
+    """What was found when the finished stream was read through."""
+
+    size: int
+    whole: bool
+    trouble: str = ""
+    machine: str = ""
+    runstate: str = ""
+    devices: int = 0
+    ram_blocks: int = 0
+    seconds: float = 0.0
+    """How long reading and syncing it took."""
+
+
+class Phase(StrEnum):
+    PREFLIGHT = "preflight"
+    PREPARE = "prepare"
+    UNPLUG = "unplug"
+    PAUSE = "pause"
+    SAVE = "save"
+    CANCEL = "cancel"
+    FINISH = "finish"
+    RESUME = "resume"
+    REPLUG = "replug"
+    SETTLE = "settle"
+    VERIFY = "verify"
+    QUIT = "quit"
+    PROVE = "prove"
+    DONE = "done"
+
+
+class Outcome(StrEnum):
+    SAVED = "saved"
+    RESUMED = "resumed"
+    CHECKED = "checked"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ATTENTION = "attention"
+
+
+class Trouble(StrEnum):
+    """Why a workflow gave up; each has its exit code in `core.errors`."""
+
+    USER = "user"
+    """Cancelled by the user."""
+    STUCK = "stuck"
+    """The guest did not let go of its card."""
+    QEMU = "qemu"
+    """QEMU refused a command or the migration failed."""
+    STORE = "store"
+    """The file: no space, no permission, not whole."""
+    REFUSED = "refused"
+    """Pre-flight."""
+    UNREACHABLE = "unreachable"
+    """QEMU does not answer its monitor."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    trouble: Trouble
+    text: str
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """The VM as it was before anything was changed: what the end is measured against."""
+
+    runstate: str
+    parameters: dict[str, Any]
+    capabilities: dict[str, bool]
+    cards: dict[str, Card]
+    """By device id."""
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """Moments that the result is computed from; None = did not happen."""
+
+    asked: float | None = None
+    """`migrate` was sent."""
+    unplugged: float | None = None
+    """wait-unplug ended: the guest had let go."""
+    stopped: float | None = None
+    resumed: float | None = None
+    completed: float | None = None
+    cancel_sent: float | None = None
+    lost: float | None = None
+    """The monitor's connection broke and is not back."""
+    bytes_at_stop: int | None = None
+
+
+class Sent(StrEnum):
+    """What is known of the one `migrate` that makes the file."""
+
+    NO = "no"
+    UNKNOWN = "unknown"
+    YES = "yes"
+
+
+class Workflow(msgspec.Struct, frozen=True):
+    """What vmtui is doing to one VM."""
+
+    options: Options
+    started: float
+    """When it began."""
+    started_wall: float = 0.0
+    """The same moment as seconds since 1970."""
+    strategy: Strategy = Strategy.AUTO
+    why: str = ""
+    """Why this strategy, in words."""
+    findings: tuple[Finding, ...] = ()
+    place: Place | None = None
+    phase: Phase = Phase.PREFLIGHT
+    entered: float = 0.0
+    timeline: tuple[tuple[Phase, float], ...] = ()
+    baseline: Baseline | None = None
+    failure: Failure | None = None
+    """The first reason for giving up; what follows is putting things back."""
+    notes: tuple[str, ...] = ()
+    """What a person should know at the end: each is a sentence."""
+    marks: Marks = Marks()
+    sent: Sent = Sent.NO
+    fd_passed: bool = False
+    fdset: int | None = None
+    """The fd set that this save added and must remove."""
+    reserved: bool = False
+    replug_fd: bool = False
+    """The broken pipe was handed over and is not used up yet."""
+    replug_at: float | None = None
+    """When the last migration that is to bring the card back was sent."""
+    tries: dict[str, int] = {}
+    """How often each thing that may be tried again was tried."""
+    file: FileReport | None = None
+    published: bool = False
+    discarded: bool = False
+    interrupt: bool = False
+    """Reading the file through should stop: the user cancelled."""
+    done_share: float = 0.0
+    """The most that was ever saved, 0 to 1: what a bar that never runs backwards shows."""
+    outcome: Outcome | None = None
+
+    @property
+    def given_up(self) -> bool:
+        return self.failure is not None

@@ -1,0 +1,172 @@
+"""May this VM be saved, and how? The strategy with its reason, and the findings, before anything is touched."""
+
+from collections.abc import Callable, Iterator
+
+import humanize
+
+from vmtui.backend.core.model import (
+    RUNNING_STATES,
+    Card,
+    Finding,
+    Goal,
+    Level,
+    Options,
+    Place,
+    Strategy,
+    Then,
+    Vm,
+)
+
+SAVABLE = frozenset({"running", "paused"})
+FULL_DISK = 16 << 20
+"""Less than this is no free space at all: device state alone takes some MiB."""
+USUAL_RATE = 1_500_000_000
+"""Bytes a second that a stopped guest's state is written at, where nothing better is known (docs/performance.md)."""
+
+
+def in_play(vm: Vm) -> bool:
+    """Whether a migration will ask the guest to unplug a card."""
+    return any(card.card in (Card.PLUGGED, Card.NOT_PROVED) for card in vm.primaries)
+
+
+def choose(vm: Vm, wish: Strategy) -> tuple[Strategy, str]:
+    """The strategy, and in words why."""
+    if wish is not Strategy.AUTO:
+        return wish, "you asked for it"
+    if not in_play(vm):
+        return Strategy.STOP_FIRST, "no failover card is in play: the guest has nothing to unplug"
+    if vm.features.pause_vm:
+        return Strategy.PAUSE_VM, "this QEMU has the migration parameter pause-vm: it pauses and plugs back by itself"
+    return (
+        Strategy.PAUSE_AFTER_UNPLUG,
+        "the guest must unplug its failover card while it runs, and this QEMU has no pause-vm: "
+        "vmtui pauses the VM as soon as the card has left",
+    )
+
+
+def expected_bytes(vm: Vm, place: Place | None) -> int:
+    """The most that the state will hold: RAM, or what QEMU's process really has of it."""
+    resident = place.resident if place else 0
+    return min(vm.memory, resident) if resident and vm.memory else vm.memory or resident
+
+
+def findings(vm: Vm, options: Options, strategy: Strategy, place: Place | None) -> tuple[Finding, ...]:
+    """All findings, the worst first."""
+    checks = RESUME_CHECKS if options.goal is Goal.RESUME else SAVE_CHECKS
+    found = [each for check in checks for each in check(vm, options, strategy, place)]
+    return tuple(sorted(found, key=lambda each: list(Level).index(each.level)))
+
+
+def _runstate(vm: Vm, _options: Options, strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    if vm.panicked or vm.runstate == "guest-panicked":
+        yield _block("panicked", "the guest has panicked: it can neither unplug its card nor run on",
+                     "take a core dump (QMP dump-guest-memory), then reset it")  # fmt: skip
+    elif vm.runstate not in SAVABLE:
+        yield _block("runstate", f"its run state is {vm.runstate!r}; only a running or paused VM can be saved",
+                     "vmtui resume VM" if vm.runstate == "postmigrate" else "wait until it runs")  # fmt: skip
+    elif vm.runstate == "paused" and in_play(vm):
+        yield _block("paused-with-card", "it is paused with its failover card plugged: a stopped guest cannot unplug it "
+                     "(this is where the classic recipe hangs)", "let it run (cont), then save")  # fmt: skip
+    elif vm.runstate == "paused" and strategy is Strategy.BACKGROUND:
+        yield _block("paused-background", "it is paused: a background snapshot is made of a running VM",
+                     "use --strategy stop-first")  # fmt: skip
+
+
+def _migrating(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    if vm.migration.status in RUNNING_STATES:
+        yield _block("migrating", f"a migration is under way already (status {vm.migration.status!r})",
+                     "wait for it, or migrate_cancel it")  # fmt: skip
+    for reason in vm.migration.blocked:
+        yield _block("blocked", f"QEMU says that it cannot be migrated: {reason}", "remove what blocks it")
+
+
+def _cards(vm: Vm, _options: Options, strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    for card in vm.primaries:
+        name = f"the failover card {card.device_id!r}"
+        if card.card is Card.OUT:
+            yield _block("card-out", f"{name} is out already: QEMU would wait for ever for the guest to unplug it",
+                         "vmtui resume VM brings it back")  # fmt: skip
+        elif card.card is Card.DELETED:
+            yield _warn("card-deleted", f"{name} was deleted by QEMU after a late unplug", "add it again: device_add")
+        elif card.card is Card.NOT_PROVED:
+            yield _warn("not-provable", f"{name}: this machine has no PCI config window, so nobody can prove that it is "
+                        "plugged", "look inside the guest afterwards")  # fmt: skip
+        elif not card.driven:
+            yield _warn("not-driven", f"{name} is plugged, but no guest driver runs it: the guest may not answer",
+                        "see whether the guest has finished booting")  # fmt: skip
+        if card.has_option_rom and strategy is not Strategy.STOP_FIRST:
+            yield _warn("option-rom", f"{name} has an option ROM: the saved state will look for its RAM block and fail to "
+                        "load", "start the VM with rombar=0,romfile= on this card")  # fmt: skip
+        if card.standby_id not in vm.standbys:
+            yield _warn("no-standby", f"{name} names the standby {card.standby_id!r}, which is not there",
+                        "add the virtio-net standby with failover=on")  # fmt: skip
+
+
+def _strategy(vm: Vm, options: Options, strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    if strategy is Strategy.PAUSE_VM and not vm.features.pause_vm:
+        yield _block("no-pause-vm", "this QEMU has no migration parameter pause-vm (no release has)",
+                     "use --strategy auto: it does the same from outside")  # fmt: skip
+    if strategy is Strategy.BACKGROUND and not vm.features.background_snapshot:
+        yield _block("no-background", "this QEMU offers no background-snapshot", "use --strategy auto")
+    if strategy is Strategy.BACKGROUND and options.then is not Then.RESUME:
+        yield _block("background-then", "after a background snapshot the guest has run on: it cannot stay paused or quit "
+                     "at the moment that was saved", "leave --then out")  # fmt: skip
+    if strategy is Strategy.STOP_FIRST and in_play(vm) and vm.runstate == "running":
+        yield _block("stop-first-with-card", "stop-first hangs with a failover card plugged: a stopped guest cannot unplug",
+                     "use --strategy auto")  # fmt: skip
+    if strategy is Strategy.BACKGROUND:
+        yield _note("background-load", "a background snapshot says 'running': vmtui restore starts it with -S")
+    if options.then is Then.STAY_PAUSED and in_play(vm) and strategy is Strategy.PAUSE_AFTER_UNPLUG:
+        yield _note("stays-out", "the card stays out while the VM stays paused; vmtui resume VM brings both back")
+
+
+def _panic(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    if vm.argv and not any("pvpanic" in word for word in vm.argv):
+        yield _note("no-panic-device", "no panic device: if the guest crashes, only its silence will tell",
+                    "add -device pvpanic")  # fmt: skip
+
+
+def _place(vm: Vm, _options: Options, _strategy: Strategy, place: Place | None) -> Iterator[Finding]:
+    if place is None:
+        return
+    need = expected_bytes(vm, place)
+    if place.problem:
+        yield _block("place", place.problem, "choose another --output or --dir")
+    elif place.free < FULL_DISK:
+        yield _block("disk-full", f"no space for {place.path}: {_size(place.free)} free", "free some space, or use --dir")
+    elif place.free < need:
+        yield _warn("space", f"the state may take up to {_size(need)}, and {_size(place.free)} are free",
+                    "free some space, or use --dir")  # fmt: skip
+    if need and not place.problem:
+        yield _note("size", f"up to {_size(need)} to write; at full bandwidth the guest stands still for about "
+                    f"{need / USUAL_RATE + 0.15:.1f} s")  # fmt: skip
+
+
+def _resumable(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    if vm.panicked or vm.runstate == "guest-panicked":
+        yield _block("panicked", "the guest has panicked: it cannot run on", "take a core dump, then reset it")
+    elif vm.runstate not in {"running", "paused", "postmigrate", "suspended"}:
+        yield _block("runstate", f"its run state is {vm.runstate!r}: cont will not help", "see QEMU's log")
+    if vm.migration.status in RUNNING_STATES:
+        yield _block("migrating", f"a migration is under way (status {vm.migration.status!r})", "wait for it, or cancel it")
+
+
+Check = Callable[[Vm, Options, Strategy, Place | None], Iterator[Finding]]
+SAVE_CHECKS: tuple[Check, ...] = (_runstate, _migrating, _cards, _strategy, _panic, _place)
+RESUME_CHECKS: tuple[Check, ...] = (_resumable,)
+
+
+def _block(code: str, text: str, remedy: str) -> Finding:
+    return Finding(Level.BLOCKING, code, text, remedy)
+
+
+def _warn(code: str, text: str, remedy: str) -> Finding:
+    return Finding(Level.WARNING, code, text, remedy)
+
+
+def _note(code: str, text: str, remedy: str = "") -> Finding:
+    return Finding(Level.NOTE, code, text, remedy)
+
+
+def _size(count: int) -> str:
+    return humanize.naturalsize(count, binary=True)

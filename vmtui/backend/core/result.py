@@ -1,0 +1,159 @@
+"""How did it end? A claim about the VM and the file, made only from facts that were looked at."""
+
+import msgspec
+
+from vmtui.backend.core import conditions as is_
+from vmtui.backend.core.errors import EXIT_OF, Exit
+from vmtui.backend.core.model import (
+    Card,
+    Goal,
+    Link,
+    Outcome,
+    Primary,
+    Then,
+    Trouble,
+)
+from vmtui.backend.core.state import State, the_work
+
+PROPERTIES = ("mac", "netdev", "host", "addr", "rombar", "romfile", "failover_pair_id")
+"""What of a card's properties device_add needs, where it has them."""
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The last line of `--json`; documented in docs/headless.md."""
+
+    outcome: Outcome
+    exit_code: int
+    vm: str
+    uuid: str | None
+    strategy: str
+    file: str | None
+    bytes: int | None
+    stopped_seconds: float | None
+    unplug_seconds: float | None
+    run_on_seconds: float | None
+    bytes_before_pause: int | None
+    runstate: str
+    card: str
+    driven: bool | None
+    restored: bool | None
+    error: str | None
+    notes: tuple[str, ...]
+
+
+def judge(state: State) -> tuple[Outcome, tuple[str, ...]]:
+    """The outcome, and what is not as it should be: any of that means that somebody must look at the VM."""
+    work = the_work(state)
+    if work.baseline is None:
+        return _without_change(state), ()
+    problems = tuple(_problems(state))
+    if problems:
+        return Outcome.ATTENTION, problems
+    if work.failure is not None:
+        cancelled = work.failure.trouble in (Trouble.USER, Trouble.STUCK)
+        return (Outcome.CANCELLED if cancelled else Outcome.FAILED), ()
+    return (Outcome.RESUMED if work.options.goal is Goal.RESUME else Outcome.SAVED), ()
+
+
+def _without_change(state: State) -> Outcome:
+    work = the_work(state)
+    if work.failure is None:
+        return Outcome.CHECKED
+    refused = work.failure.trouble in (Trouble.REFUSED, Trouble.STORE)
+    cancelled = work.failure.trouble is Trouble.USER
+    return Outcome.REFUSED if refused else Outcome.CANCELLED if cancelled else Outcome.FAILED
+
+
+def _problems(state: State) -> list[str]:
+    vm = state.vm
+    quits = is_.to_quit(state)
+    if vm.link is Link.GONE:
+        return [] if quits else [f"QEMU has ended ({vm.why_lost}): the VM is gone"]
+    if vm.link is not Link.UP or is_.lost_too_long(state):
+        return ["QEMU could not be asked how the VM is"]
+    problems = []
+    if is_.should_run(state) and not is_.running(state):
+        problems.append(f"the guest ran before and is {vm.runstate!r} now; resume it with cont, or reset it")
+    if is_.migration_running(state):
+        problems.append(f"a migration is still under way (status {vm.migration.status!r})")
+    if not is_.should_stay_stopped(state):
+        problems += [
+            f"card {card.device_id} was plugged and is {card.card} now"
+            for card in is_.provable(state)
+            if card.card is not Card.PLUGGED
+        ]
+    if not restored(state):
+        problems.append("migration parameters or capabilities are not as they were")
+    return problems
+
+
+def restored(state: State) -> bool:
+    """Whether every parameter and capability that vmtui changes is as it was."""
+    return not is_.parameters_not_as_wanted(state) and not is_.capabilities_not_as_wanted(state)
+
+
+def card_word(state: State) -> str:
+    """plugged, out, not-proved or none, over all cards that were there before."""
+    if state.vm.link is not Link.UP:
+        return "none" if not state.vm.primaries else "not-proved"
+    cards = [card.card for card in state.vm.primaries]
+    if not cards:
+        return "none"
+    if any(card in (Card.OUT, Card.DELETED) for card in cards):
+        return "out"
+    return "not-proved" if Card.NOT_PROVED in cards else "plugged"
+
+
+def exit_code(state: State) -> Exit:
+    work = the_work(state)
+    if work.outcome is Outcome.ATTENTION:
+        return Exit.ATTENTION
+    return EXIT_OF[work.failure.trouble] if work.failure else Exit.OK
+
+
+def report(state: State) -> Result:
+    """The result of a workflow that has ended."""
+    work, vm, marks = the_work(state), state.vm, the_work(state).marks
+    assert work.outcome is not None
+    saved = work.published and work.file is not None
+    up = vm.link is Link.UP
+    return Result(
+        outcome=work.outcome,
+        exit_code=exit_code(state),
+        vm=vm.shown,
+        uuid=vm.uuid or None,
+        strategy=work.strategy,
+        file=work.options.output if saved else None,
+        bytes=work.file.size if saved and work.file else None,
+        stopped_seconds=stopped_seconds(state),
+        unplug_seconds=_between(marks.asked, marks.unplugged),
+        run_on_seconds=_between(marks.unplugged, marks.stopped),
+        bytes_before_pause=marks.bytes_at_stop,
+        runstate=vm.runstate if up else vm.link,
+        card=card_word(state),
+        driven=all(card.driven for card in vm.primaries) if up and vm.primaries else None,
+        restored=restored(state) if up and work.baseline else None,
+        error=work.failure.text if work.failure else None,
+        notes=work.notes,
+    )
+
+
+def stopped_seconds(state: State) -> float | None:
+    """How long the guest stood still; still counting while it does."""
+    marks = the_work(state).marks
+    if marks.stopped is None:
+        return None
+    quits = the_work(state).options.then is not Then.RESUME and marks.resumed is None
+    return _between(marks.stopped, marks.resumed if marks.resumed is not None else None if quits else state.now)
+
+
+def _between(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else round(max(second - first, 0.0), 6)
+
+
+def device_add(card: Primary) -> str:
+    """The command that adds a deleted primary again, as a line of qmp-shell."""
+    values = dict(card.properties)
+    words = [f"driver={card.driver}", f"id={card.device_id}", f"bus={card.bus}"]
+    words += [f"{name}={values[name].split(' ')[0]}" for name in PROPERTIES if name in values]
+    return "device_add " + " ".join(words)

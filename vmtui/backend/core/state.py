@@ -1,0 +1,45 @@
+"""One VM's whole state: facts, intent, and the one action that may be outstanding."""
+
+import msgspec
+from msgspec.structs import replace
+
+from vmtui.backend.core.commands import Action
+from vmtui.backend.core.model import Failure, Trouble, Vm, Workflow
+
+
+class State(msgspec.Struct, frozen=True):
+    """What `workflow.step` takes and returns."""
+
+    vm: Vm
+    work: Workflow | None = None
+    outstanding: Action | None = None
+    sent_at: float = 0.0
+    """When the outstanding action was sent."""
+    actions: int = 0
+    """How many actions were sent in all: it grows exactly when there is one to perform."""
+    now: float = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """A workflow is under way."""
+        return self.work is not None and self.work.outcome is None
+
+
+def the_work(state: State) -> Workflow:
+    """The workflow under way: rules are read only where there is one."""
+    assert state.work is not None
+    return state.work
+
+
+def give_up(state: State, trouble: Trouble, text: str) -> State:
+    """Turn to putting things back. The first reason stands; later ones are consequences."""
+    work = the_work(state)
+    if work.failure is not None:
+        return state
+    return replace(state, work=replace(work, failure=Failure(trouble, text)))
+
+
+def note(state: State, text: str) -> State:
+    """Add a sentence that a person should read at the end, once."""
+    work = the_work(state)
+    return state if text in work.notes else replace(state, work=replace(work, notes=(*work.notes, text)))

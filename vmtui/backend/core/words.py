@@ -1,0 +1,197 @@
+"""How are facts and phases said? One wording for every front end: screen, lines and JSON.
+
+All text that comes from outside is made printable here.
+"""
+
+from collections.abc import Iterator
+
+import humanize
+
+from vmtui.backend.core import conditions as is_
+from vmtui.backend.core import preflight
+from vmtui.backend.core.model import (
+    Card,
+    Goal,
+    Level,
+    Link,
+    Outcome,
+    Phase,
+    Primary,
+    Strategy,
+    Trouble,
+    Vm,
+)
+from vmtui.backend.core.result import restored, stopped_seconds
+from vmtui.backend.core.state import State, the_work
+from vmtui.backend.core.text import printable
+
+SLOW_AFTER = 5.0
+"""Seconds after which a guest that has not unplugged is called slow; a quick one takes a quarter of a second."""
+
+MEANING = {
+    Phase.PREFLIGHT: "looking at the VM",
+    Phase.PREPARE:   "writing down what will be changed",
+    Phase.UNPLUG:    "waiting for the guest to let go of its card",
+    Phase.PAUSE:     "pausing the guest",
+    Phase.SAVE:      "saving its state",
+    Phase.CANCEL:    "cancelling the migration",
+    Phase.FINISH:    "QEMU is finishing",
+    Phase.RESUME:    "resuming the guest",
+    Phase.REPLUG:    "bringing the card back, and proving it",
+    Phase.SETTLE:    "putting settings back",
+    Phase.VERIFY:    "reading the file through",
+    Phase.QUIT:      "ending QEMU",
+    Phase.PROVE:     "looking at everything once more",
+    Phase.DONE:      "done",
+}  # fmt: skip
+
+
+def size(count: float) -> str:
+    return humanize.naturalsize(count, binary=True)
+
+
+def seconds(value: float) -> str:
+    return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value:.2f} s" if value < 60 else humanize.precisedelta(value)
+
+
+def phase_line(state: State) -> str:
+    """What is going on in this phase, with what matters about it."""
+    work = the_work(state)
+    if work.phase is Phase.UNPLUG:
+        return f"{MEANING[work.phase]}: {verdict(state)}"
+    if work.phase is Phase.VERIFY and work.given_up:
+        return "removing the partial file"
+    if work.phase is Phase.CANCEL and work.marks.unplugged is None:
+        return f"{MEANING[work.phase]}: QEMU waits up to 30 s for the guest"
+    return MEANING[work.phase]
+
+
+def verdict(state: State) -> str:
+    """Why the guest has not unplugged its card yet, in one word and what follows from it."""
+    work, vm = the_work(state), state.vm
+    waited = state.now - (work.marks.asked if work.marks.asked is not None else state.now)
+    left = max(work.options.unplug_timeout - waited, 0)
+    names = ", ".join(printable(card.device_id, 60) for card in vm.primaries) or "none"
+    if vm.panicked:
+        return "dead: the guest panicked and will not answer"
+    if vm.runstate != "running":
+        return f"paused: the guest is {printable(vm.runstate, 40)} and cannot answer until it runs"
+    then = "cancels" if is_.stuck_means_cancel(state) else "goes on waiting"
+    word = "slow" if waited > SLOW_AFTER else "waiting"
+    return f"{word}: {names}, {waited:.1f} s so far; vmtui {then} in {left:.0f} s"
+
+
+def progress_line(state: State, rate: float) -> str:
+    """Share, bytes, rate and time left of a save; `rate` in bytes of RAM a second."""
+    work, migration = the_work(state), state.vm.migration
+    done = work.done_share * migration.total
+    line = f"{work.done_share:4.0%}  {size(done)} of {size(migration.total)}"
+    if rate > 0:
+        left = (migration.total - done) / rate
+        line += f"  {size(rate)}/s  {seconds(left)} left"
+    return line
+
+
+def stopped_line(state: State) -> str:
+    value = stopped_seconds(state)
+    return "" if value is None or the_work(state).marks.resumed is not None else f"guest stopped {seconds(value)}"
+
+
+def finding_line(level: Level, text: str, remedy: str) -> str:
+    tail = f"  -> {printable(remedy)}" if remedy else ""
+    return f"{level:8}  {printable(text)}{tail}"
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+def headline(state: State) -> str:
+    """The end in one line: what happened, to which VM, and the state it is in now."""
+    work, name = the_work(state), printable(state.vm.shown, 120)
+    assert work.outcome is not None
+    if work.baseline is None and work.failure is not None and work.failure.trouble is Trouble.UNREACHABLE:
+        return f"{printable(work.failure.text)}; nothing was touched"
+    why = f": {printable(work.failure.text)}" if work.failure else ""
+    return f"{name}: {_ENDINGS[work.outcome]}{why}"
+
+
+_ENDINGS = {
+    Outcome.SAVED: "saved",
+    Outcome.RESUMED: "runs",
+    Outcome.CHECKED: "checked",
+    Outcome.REFUSED: "refused, nothing was touched",
+    Outcome.FAILED: "failed",
+    Outcome.CANCELLED: "cancelled",
+    Outcome.ATTENTION: "NEEDS ATTENTION",
+}
+
+
+def proof(state: State) -> Iterator[tuple[str, str]]:
+    """The card of proved facts: a word and what was found."""
+    work = the_work(state)
+    if work.baseline is None:
+        return
+    if work.options.goal is Goal.SAVE:
+        yield "file", _file(state)
+    yield "guest", _guest(state)
+    yield from proof_of_cards(state)
+    yield "settings", _settings(state)
+    for text in work.notes:
+        yield "note", printable(text)
+
+
+def proof_of_cards(state: State) -> Iterator[tuple[str, str]]:
+    for card in state.vm.primaries:
+        yield "card", _card(card, state.vm)
+
+
+def expected_bytes(state: State) -> int:
+    """The most that saving this VM will write."""
+    return preflight.expected_bytes(state.vm, the_work(state).place)
+
+
+def _file(state: State) -> str:
+    work = the_work(state)
+    path = printable(work.options.output, 300)
+    if work.published and work.file:
+        report = work.file
+        return (
+            f"{path}  {size(report.size)}, {report.devices} devices, run state {printable(report.runstate, 30)!r}, "
+            f"read through and whole"
+        )
+    return "none is left" if work.discarded or not work.reserved else f"{path}.partial (not whole)"
+
+
+def _guest(state: State) -> str:
+    vm, stood = state.vm, stopped_seconds(state)
+    if vm.link is not Link.UP:
+        return "QEMU has ended" if vm.link is Link.GONE else "QEMU cannot be asked"
+    still = the_work(state).marks.resumed is None and stood is not None
+    past = (
+        "" if stood is None else ", stopped since the state was saved" if still else f", was stopped for {seconds(stood)}"
+    )
+    return f"{printable(vm.runstate, 40)}{past}"
+
+
+def _card(card: Primary, vm: Vm) -> str:
+    name = printable(card.device_id, 60)
+    if vm.link is not Link.UP:
+        return f"{name}: cannot be looked at"
+    if card.card is Card.PLUGGED:
+        driver = "the guest's driver runs it" if card.driven else "no guest driver runs it"
+        return f"{name} plugged, proved: {card.pci_id} in the guest's PCI config space, {driver}"
+    if card.card is Card.OUT:
+        return f"{name} out, proved: the guest's PCI config space is empty there"
+    if card.card is Card.DELETED:
+        return f"{name} deleted by QEMU"
+    return f"{name} not proved: this machine has no PCI config window to look through"
+
+
+def _settings(state: State) -> str:
+    if state.vm.link is not Link.UP:
+        return "cannot be looked at"
+    return "all parameters and capabilities as they were" if restored(state) else "NOT all as they were"
+
+
+def strategy_line(strategy: Strategy, why: str) -> str:
+    return f"{strategy}: {printable(why)}"

@@ -1,0 +1,376 @@
+"""What is to be done next? `step(state, event)` folds an event into the facts and applies the table of rules.
+
+`RULES` holds for every phase its rules in order: *when all these conditions hold, do this and go there*. The first that
+holds fires; then the table is read again, until no rule fires or an action is outstanding. At most one action is
+outstanding for a VM. Conditions look at facts (level-triggered), so that a lost event, a new connection or another tool
+at work are not special cases: `NEEDS` says which facts a phase relies on and how old each may be; what is older is asked
+again first.
+
+Giving up (`work.failure`) is no phase of its own. It makes the forward phases turn to CANCEL (where a migration runs) or
+RESUME, and from there both ways share the same rules: run as before, card back, settings back, file published or gone,
+then look at everything once more (PROVE) and judge (`core.result`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from vmtui.backend.core import conditions as is_
+from vmtui.backend.core import effects as do
+from vmtui.backend.core import facts
+from vmtui.backend.core.commands import QUERIES
+from vmtui.backend.core.events import (
+    Answered,
+    AnyEvent,
+    Cancel,
+    Connected,
+    Disconnected,
+    QmpEvent,
+    Refused,
+    Tick,
+    Unknown,
+    Wish,
+)
+from vmtui.backend.core.model import (
+    Fact,
+    Link,
+    Phase,
+    Sent,
+    Trouble,
+    Vm,
+    Workflow,
+)
+from vmtui.backend.core.state import State, give_up
+
+Condition = Callable[[State], bool]
+Effect = Callable[[State], State]
+
+
+class Rule(NamedTuple):
+    """Read it aloud: in this phase, when all of `when` hold, do `do`, then go to `go`."""
+
+    when: tuple[Condition, ...]
+    do: Effect | None = None
+    go: Phase | None = None
+
+
+ANY = float("inf")
+SINCE_ENTERED = -1.0
+"""The fact must have been learned after this phase began."""
+PROBE = dict.fromkeys(Fact, ANY)
+
+NEEDS: dict[Phase, dict[Fact, float]] = {
+    Phase.PREFLIGHT: PROBE,
+    Phase.PREPARE:   {Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY, Fact.STATUS: ANY, Fact.MIGRATION: ANY},
+    Phase.UNPLUG:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
+    Phase.PAUSE:     {Fact.STATUS: 0.25},
+    Phase.SAVE:      {Fact.MIGRATION: 0.25, Fact.STATUS: 1.0},
+    Phase.CANCEL:    {Fact.MIGRATION: 0.1, Fact.STATUS: 0.5},
+    Phase.FINISH:    {Fact.STATUS: 0.005},
+    Phase.RESUME:    {Fact.STATUS: 0.05},
+    Phase.REPLUG:    {Fact.MIGRATION: 0.05, Fact.STATUS: 0.5, Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY,
+                      Fact.CARDS: 0.02},
+    Phase.SETTLE:    {Fact.MIGRATION: 0.25, Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY},
+    Phase.VERIFY:    {},
+    Phase.QUIT:      {Fact.STATUS: 1.0},
+    Phase.PROVE:     dict.fromkeys((Fact.STATUS, Fact.MIGRATION, Fact.CARDS, Fact.PARAMETERS, Fact.CAPABILITIES),
+                                   SINCE_ENTERED),
+}  # fmt: skip
+
+RULES: dict[Phase, tuple[Rule, ...]] = {
+    Phase.PREFLIGHT: (
+        Rule((is_.given_up,), go=Phase.DONE),
+        Rule((is_.place_unknown,), do.survey),
+        Rule((is_.undecided,), do.decide),
+        Rule((is_.blocked,), do.refuse, Phase.DONE),
+        Rule((is_.only_checking,), go=Phase.DONE),
+        Rule((is_.only_resuming,), do.take_baseline, Phase.RESUME),
+        Rule((), do.take_baseline, Phase.PREPARE),
+    ),
+    Phase.PREPARE: (
+        Rule((is_.given_up,), go=Phase.RESUME),
+        Rule((is_.file_not_reserved,), do.reserve),
+        Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
+        Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
+        Rule((is_.file_not_handed_over,), do.hand_over_file),
+        Rule((is_.to_be_stopped_first, is_.running), go=Phase.PAUSE),
+        Rule((is_.to_be_stopped_first,), do.migrate, Phase.SAVE),
+        Rule((), do.migrate, Phase.UNPLUG),
+    ),
+    Phase.UNPLUG: (
+        Rule((is_.given_up, is_.migration_running), go=Phase.CANCEL),
+        Rule((is_.given_up,), go=Phase.RESUME),
+        Rule((is_.migrate_never_arrived,), do.try_migrate_again, Phase.PREPARE),
+        Rule((is_.migration_failed,), do.blame_qemu),
+        Rule((is_.migration_cancelled,), do.blame_another),
+        Rule((is_.unplugged, is_.in_background), go=Phase.SAVE),
+        Rule((is_.unplugged,), go=Phase.PAUSE),
+        Rule((is_.guest_panicked, is_.stuck_means_cancel), do.blame_crash),
+        Rule((is_.unplug_time_is_up, is_.stuck_means_cancel), do.blame_guest),
+    ),
+    Phase.PAUSE: (
+        Rule((is_.given_up, is_.migration_running), go=Phase.CANCEL),
+        Rule((is_.given_up,), go=Phase.RESUME),
+        Rule((is_.migration_failed_after_sending,), do.blame_qemu),
+        Rule((is_.running, is_.pausing_by_itself), None),
+        Rule((is_.running, is_.stop_tried_enough), do.blame_stop),
+        Rule((is_.running,), do.stop),
+        Rule((is_.migrate_not_sent,), do.migrate, Phase.SAVE),
+        Rule((), go=Phase.SAVE),
+    ),
+    Phase.SAVE: (
+        Rule((is_.given_up, is_.migration_running), go=Phase.CANCEL),
+        Rule((is_.given_up,), go=Phase.RESUME),
+        Rule((is_.migrate_never_arrived,), do.try_migrate_again, Phase.PREPARE),
+        Rule((is_.migration_failed,), do.blame_qemu),
+        Rule((is_.migration_cancelled,), do.blame_another),
+        Rule((is_.completed,), go=Phase.FINISH),
+        Rule((is_.stopped_guest_is_asked_to_unplug,), do.blame_unseen_card),
+        Rule((is_.early_bytes_unknown,), do.count_early_bytes),
+        Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
+    ),
+    Phase.CANCEL: (
+        Rule((is_.migration_ended,), go=Phase.RESUME),
+        Rule((is_.stopped_with_unplug_pending, is_.may_try_cont), do.cont),
+        Rule((is_.cancel_not_sent,), do.cancel),
+        Rule((is_.cancel_lasts_too_long,), do.note_endless_cancel, Phase.RESUME),
+    ),
+    Phase.FINISH: (
+        Rule((is_.not_finalized, is_.just_begun), None),
+        Rule((is_.to_quit,), go=Phase.VERIFY),
+        Rule((), go=Phase.RESUME),
+    ),
+    Phase.RESUME: (
+        Rule((is_.should_stay_stopped,), go=Phase.SETTLE),
+        Rule((is_.running,), go=Phase.REPLUG),
+        Rule((is_.not_finalized, is_.just_begun), None),
+        Rule((is_.cannot_run,), do.note_cannot_run, Phase.SETTLE),
+        Rule((is_.may_try_cont,), do.cont),
+        Rule((), do.note_does_not_run, Phase.SETTLE),
+    ),
+    Phase.REPLUG: (
+        Rule((is_.no_card_to_bring_back,), go=Phase.SETTLE),
+        Rule((is_.stopped,), go=Phase.SETTLE),
+        Rule((is_.card_deleted,), do.note_deleted, Phase.SETTLE),
+        Rule((is_.cards_are_back, is_.cards_are_driven), go=Phase.SETTLE),
+        Rule((is_.cards_are_back, is_.driver_had_its_time), do.note_not_driven, Phase.SETTLE),
+        Rule((is_.cards_are_back,), None),
+        Rule((is_.own_replug_running, is_.replug_must_be_cancelled), do.cancel_replug),
+        Rule((is_.migration_running, is_.replug_has_time), None),
+        Rule((is_.migration_running,), do.note_still_migrating, Phase.SETTLE),
+        Rule((is_.qemu_may_plug_by_itself,), None),
+        Rule((is_.replug_tried_enough,), do.note_card_out, Phase.SETTLE),
+        Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
+        Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
+        Rule((is_.pipe_not_handed_over,), do.hand_over_broken_pipe),
+        Rule((), do.replug),
+    ),
+    Phase.SETTLE: (
+        Rule((is_.migration_running, is_.just_begun), None),
+        Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
+        Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
+        Rule((is_.fdset_left,), do.remove_fdset),
+        Rule((), go=Phase.VERIFY),
+    ),
+    Phase.VERIFY: (
+        Rule((is_.given_up, is_.partial_left), do.discard),
+        Rule((is_.given_up, is_.should_run, is_.stopped, is_.may_try_cont), go=Phase.RESUME),
+        Rule((is_.given_up,), go=Phase.PROVE),
+        Rule((is_.file_not_reserved,), go=Phase.PROVE),
+        Rule((is_.not_read_through,), do.verify),
+        Rule((is_.file_not_whole,), do.blame_file),
+        Rule((is_.not_published,), do.publish),
+        Rule((is_.to_quit, is_.connected), do.quit_qemu, Phase.QUIT),
+        Rule((), go=Phase.PROVE),
+    ),
+    Phase.QUIT: (
+        Rule((is_.gone,), go=Phase.PROVE),
+        Rule((is_.quit_refused,), do.note_quit_refused, Phase.PROVE),
+    ),
+    Phase.PROVE: (
+        Rule((), go=Phase.DONE),
+    ),
+    Phase.DONE: (),
+}  # fmt: skip
+
+ALWAYS: tuple[Rule, ...] = (
+    Rule((is_.nothing_touched, is_.disconnected), do.blame_unreachable, Phase.DONE),
+    Rule((is_.work_needs_the_monitor, is_.state_was_complete), do.note_death, Phase.VERIFY),
+    Rule((is_.work_needs_the_monitor, is_.gone), do.blame_death, Phase.VERIFY),
+    Rule((is_.work_needs_the_monitor, is_.lost_too_long), do.keep_partial, Phase.DONE),
+)
+"""Read before the rules of the phase, whether or not the monitor can be asked."""
+
+GOES_ON_ALONE = frozenset({Phase.VERIFY, Phase.QUIT, Phase.PROVE})
+"""Phases that need no monitor once QEMU is gone."""
+
+ENDLESS = 200
+"""More rules than this in one step mean that the table has a loop: a bug, found by the tests."""
+
+
+def step(state: State, event: AnyEvent) -> State:
+    """The state after `event`; `state.outstanding` is what is to be done now where `state.actions` has grown."""
+    return advance(observe(replace(state, now=event.at), event))
+
+
+# --- observe ------------------------------------------------------------------------------------------------------
+
+
+def observe(state: State, event: AnyEvent) -> State:
+    """Fold `event` into facts and intent; nothing is decided here."""
+    match event:
+        case Wish():
+            return _begin(state, event)
+        case Cancel(_, text):
+            return _cancel(state, text)
+        case Connected():
+            return _mark(state, replace(state, vm=facts.connected(state.vm, event)))
+        case Disconnected():
+            return _mark(state, replace(state, vm=facts.disconnected(state.vm, event)))
+        case QmpEvent():
+            return _mark(state, replace(state, vm=facts.qmp_event(state.vm, event)))
+        case Answered() | Refused() | Unknown() if state.outstanding is None:
+            return state
+        case Answered(_, learned):
+            return _mark(state, do.answered(state, learned))
+        case Refused(_, text):
+            return _mark(state, do.refused(state, text))
+        case Unknown(_, why):
+            return _mark(state, do.unknown(state, why))
+        case Tick():
+            return state
+
+
+def _begin(state: State, event: Wish) -> State:
+    """A new workflow; one that is under way is not replaced."""
+    if state.work is not None and state.work.phase is not Phase.DONE:
+        return state
+    work = Workflow(
+        options=event.options,
+        started=event.at,
+        started_wall=event.wall,
+        entered=event.at,
+        timeline=((Phase.PREFLIGHT, event.at),),
+    )
+    # Pre-flight looks at the VM as it is now, not as it was when somebody last looked.
+    vm = facts.without(state.vm, *(fact for fact in Fact if fact is not Fact.FEATURES))
+    return replace(state, work=work, vm=vm)
+
+
+def _cancel(state: State, text: str) -> State:
+    work = state.work
+    if work is None or work.phase is Phase.DONE or work.published:
+        return state
+    return give_up(replace(state, work=replace(work, interrupt=True)), Trouble.USER, text)
+
+
+def _mark(before: State, state: State) -> State:
+    """Note the moments that the result is computed from, by comparing the facts before and after."""
+    work, was, vm, at = state.work, before.vm, state.vm, state.now
+    if work is None or work.phase in (Phase.DONE, Phase.PREFLIGHT):
+        return state
+    marks = work.marks
+    changes: dict[str, Any] = {}
+    in_motion = marks.asked is not None and work.sent is not Sent.NO and marks.completed is None
+    if in_motion and marks.unplugged is None and vm.migration.status in facts.UNPLUGGED_STATES:
+        changes["unplugged"] = at
+    if in_motion and vm.migration.status == "completed" and work.phase in (Phase.UNPLUG, Phase.PAUSE, Phase.SAVE):
+        changes["completed"] = at
+    if marks.stopped is None and was.runstate == "running" and vm.runstate != "running":
+        changes["stopped"] = at
+    if marks.stopped is not None and marks.resumed is None and was.runstate != "running" and vm.runstate == "running":
+        changes["resumed"] = at
+    if marks.bytes_at_stop is None and marks.stopped is not None and is_.throttled(state) and vm.migration.transferred:
+        changes["bytes_at_stop"] = vm.migration.transferred
+    if vm.link is Link.LOST and marks.lost is None:
+        changes["lost"] = at
+    if vm.link is Link.UP and was.link is not Link.UP:
+        changes["lost"] = None
+    work = replace(work, marks=msgspec.structs.replace(marks, **changes)) if changes else work
+    if work.phase in (Phase.SAVE, Phase.FINISH) and work.sent is not Sent.NO and vm.migration.total:
+        work = _progress(work, vm)
+    return replace(state, work=work)
+
+
+def _progress(work: Workflow, vm: Vm) -> Workflow:
+    share = 1.0 if vm.migration.status == "completed" else 1 - vm.migration.remaining / vm.migration.total
+    return replace(work, done_share=max(work.done_share, min(share, 1.0)))
+
+
+# --- advance ------------------------------------------------------------------------------------------------------
+
+
+def advance(state: State) -> State:
+    """Apply rules until none fires or an action is outstanding."""
+    for _ in range(ENDLESS):
+        if state.work is None or state.outstanding is not None or state.work.phase is Phase.DONE:
+            return state
+        after = _advance_once(state, state.work)
+        if after is state:
+            return state
+        state = after
+    raise RuntimeError(f"the rules of phase {state.work and state.work.phase} never come to rest")
+
+
+def _advance_once(state: State, work: Workflow) -> State:
+    if (after := _fire(state, ALWAYS)) is not None:
+        return after
+    alone = state.vm.link is Link.GONE and work.phase in GOES_ON_ALONE
+    if state.vm.link is not Link.UP and not alone:
+        return state
+    if not alone and (asked := _ask_for_stale_fact(state, work)) is not None:
+        return asked
+    return _fire(state, RULES[work.phase]) or state
+
+
+def _fire(state: State, rules: tuple[Rule, ...]) -> State | None:
+    for rule in rules:
+        if all(condition(state) for condition in rule.when):
+            if rule.do is None and rule.go is None:
+                return None  # a rule that says: wait
+            after = rule.do(state) if rule.do else state
+            return enter(after, rule.go) if rule.go else after
+    return None
+
+
+def enter(state: State, phase: Phase) -> State:
+    work = state.work
+    assert work is not None
+    timeline = (*work.timeline, (phase, state.now))
+    tries = {name: count for name, count in work.tries.items() if not name.startswith("set-")}
+    state = replace(state, work=replace(work, phase=phase, entered=state.now, timeline=timeline, tries=tries))
+    return do.conclude(state) if phase is Phase.DONE else state
+
+
+def _ask_for_stale_fact(state: State, work: Workflow) -> State | None:
+    """Send the query of the first fact that this phase relies on and that is too old, if there is one."""
+    for fact, age in NEEDS[work.phase].items():
+        if not _fresh(state, work, fact, age):
+            query = QUERIES[fact](state.vm)
+            if query is None:
+                return replace(state, vm=facts.with_fact(state.vm, fact, state.now))
+            return do.send(state, query)
+    return None
+
+
+def _fresh(state: State, work: Workflow, fact: Fact, age: float) -> bool:
+    seen = state.vm.seen.get(fact)
+    if seen is None:
+        return False
+    if fact is Fact.CARDS and state.vm.config_window is not None and work.phase is not Phase.PREFLIGHT:
+        # A proof from before this phase began says nothing about what the phase did.
+        return seen >= work.entered and (age < 0 or state.now - seen < age)
+    return seen >= work.entered if age < 0 else state.now - seen < age
+
+
+def wake(state: State) -> float | None:
+    """When `step` should be called with a Tick although nothing has happened; None = not at all."""
+    work = state.work
+    if work is None or work.phase is Phase.DONE or state.outstanding is not None:
+        return None
+    if state.vm.link is not Link.UP:
+        return state.now + 0.25
+    ages = [(fact, age) for fact, age in NEEDS[work.phase].items() if 0 < age < ANY]
+    return min((state.vm.seen.get(fact, state.now) + age for fact, age in ages), default=None)

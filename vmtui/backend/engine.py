@@ -1,0 +1,417 @@
+"""Who connects the pure core to the world? Sessions: one a VM, each with an inbox and at most one action outstanding.
+
+The engine owns all mutable state. It publishes one immutable `Fleet` after each step and takes one `Request` at a time;
+neither side waits for the other.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vmtui import __version__
+from vmtui.backend import store
+from vmtui.backend.core import commands, workflow
+from vmtui.backend.core.commands import (
+    Action,
+    Command,
+    Discard,
+    Fd,
+    Publish,
+    Read,
+    Reserve,
+    Survey,
+    Surveyed,
+    Verify,
+)
+from vmtui.backend.core.errors import RefusedError, StoreError, Unreachable
+from vmtui.backend.core.events import (
+    Answered,
+    AnyEvent,
+    Cancel,
+    Connected,
+    Disconnected,
+    QmpEvent,
+    Refused,
+    Tick,
+    Unknown,
+    Wish,
+)
+from vmtui.backend.core.fleet import Begin, Fleet, Record, Request, VmView
+from vmtui.backend.core.model import Link, Phase, Vm
+from vmtui.backend.core.snapshot import Host, manifest
+from vmtui.backend.core.state import State
+from vmtui.backend.core.text import printable
+from vmtui.backend.discovery import Address, Peer, process_alive
+from vmtui.backend.journal import ActionLine, BaselineLine, EndLine, EventLine, Head, Journal, PhaseLine
+from vmtui.backend.qmp import Monitor, broken_pipe, close_quietly
+from vmtui.backend.stream import StreamInterrupted
+
+LOG_LENGTH = 1000
+RECONNECT_EVERY = 0.1
+LARGE_MESSAGE = 4096
+"""Bytes of JSON above which a record shows only how long a message was."""
+
+
+class Engine:
+    """All sessions. Use `async with Engine(publish) as engine`, then `engine.watch(address)` and `engine.request(...)`."""
+
+    def __init__(self, publish: Callable[[Fleet], None]) -> None:
+        self._publish = publish
+        self._sessions: dict[str, Session] = {}
+        self._views: dict[str, VmView] = {}
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> "Engine":
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        for session in self._sessions.values():
+            session.end()
+        await self._tasks.__aexit__(*error)
+
+    def watch(self, address: Address) -> str:
+        """Connect to a monitor and keep its facts; returns the VM's key."""
+        key = str(address)
+        if key not in self._sessions:
+            self._sessions[key] = Session(address, lambda view: self._changed(key, view))
+            self._sessions[key].start(self._tasks)
+        return key
+
+    def request(self, request: Request) -> None:
+        """Take a wish; what comes of it is seen in the fleet."""
+        session = self._sessions.get(request.key)
+        if session is not None:
+            session.wish(request)
+
+    def _changed(self, key: str, view: VmView) -> None:
+        self._views[key] = view
+        self._publish(Fleet(dict(self._views)))
+
+
+class Session:
+    """One VM: its monitor, its state, its journal, its file."""
+
+    def __init__(self, address: Address, publish: Callable[[VmView], None]) -> None:
+        self.address = address
+        self.state = State(Vm(str(address)))
+        self._publish = publish
+        self._inbox: asyncio.Queue[AnyEvent] = asyncio.Queue()
+        self._monitor: Monitor | None = None
+        self._peer: Peer | None = None
+        self._performing: asyncio.Task[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._log: deque[Record] = deque(maxlen=LOG_LENGTH)
+        self._records = 0
+        self._journal: Journal | None = None
+        self._partial: store.Partial | None = None
+        self._lock: store.VmLock | None = None
+        self._stop = store.StopFlag()
+        self._reply_id: object = None
+        """The id of the outstanding command: a late reply to an earlier one is nobody's."""
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        self._group = tasks
+        self._tasks = (tasks.create_task(self._work()), tasks.create_task(self._keep_connected()))
+
+    def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def wish(self, request: Request) -> None:
+        now = _now()
+        if isinstance(request, Begin):
+            self._inbox.put_nowait(Wish(now, request.options, time.time()))
+        else:
+            self._stop.set = True
+            self._inbox.put_nowait(Cancel(now, request.text))
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                self._handle(await self._next_event())
+                while not self._inbox.empty():
+                    self._handle(self._inbox.get_nowait())
+                self._publish_now()
+        finally:
+            self._tidy_up()
+
+    async def _next_event(self) -> AnyEvent:
+        deadline = workflow.wake(self.state)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._inbox.get()
+        except TimeoutError:
+            return Tick(_now())
+
+    def _handle(self, event: AnyEvent) -> None:
+        before = self.state
+        if isinstance(event, Wish) and not before.busy:
+            self._journal = Journal(Head(1, __version__, str(self.address), event.wall))
+            self._write_facts()
+        self._write(EventLine(event.at, event))
+        self.state = workflow.step(before, event)
+        self._tell_phases(before)
+        action = self.state.outstanding
+        if self.state.actions != before.actions and action is not None:
+            self._write(ActionLine(self.state.now, action))
+            self._performing = self._group.create_task(self._perform(action, self.state.actions))
+        if before.busy and not self.state.busy:
+            self._conclude()
+
+    def _write_facts(self) -> None:
+        """A journal begins with the connection, as an event, so that playing it needs nothing else."""
+        vm = self.state.vm
+        if vm.link is Link.UP:
+            self._write(EventLine(_now(), _connected(vm)))
+
+    def _write(self, line: Any) -> None:
+        if self._journal is not None:
+            self._journal.write(line)
+
+    def _tell_phases(self, before: State) -> None:
+        known = len(before.work.timeline) if before.work and self.state.work is not before.work else 0
+        work = self.state.work
+        if work is None or work is before.work:
+            return
+        if before.work is not None and before.work.started != work.started:
+            known = 0
+        for phase, at in work.timeline[known:]:
+            self._write(PhaseLine(at, phase))
+            self._record(at, "phase", {"phase": phase, "status": self.state.vm.migration.status})
+
+    def _record(self, at: float, kind: str, data: dict[str, Any]) -> None:
+        self._records += 1
+        self._log.append(Record(self._records, at, kind, data))
+
+    def _publish_now(self) -> None:
+        journal = str(self._journal.path) if self._journal and self._journal.path else ""
+        self._publish(VmView(self.state, tuple(self._log), journal))
+
+    def _conclude(self) -> None:
+        work = self.state.work
+        if work is not None and work.outcome is not None:
+            self._write(EndLine(self.state.now, work.outcome))
+        self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+        if self._partial is not None:
+            self._partial.close()
+            self._partial = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        self._stop = store.StopFlag()
+
+    # --- the monitor ----------------------------------------------------------------------------------------------
+
+    async def _keep_connected(self) -> None:
+        """Connect; after a break, connect again while the process lives and a workflow is under way."""
+        try:
+            while True:
+                why = await self._one_connection()
+                link = Link.LOST if self._alive() else Link.GONE
+                self._inbox.put_nowait(Disconnected(_now(), link, why))
+                await asyncio.sleep(RECONNECT_EVERY)
+        finally:
+            await self._hang_up()
+
+    async def _one_connection(self) -> str:
+        """One connection from greeting to end; why it ended, in words."""
+        monitor = Monitor(self.address, self._on_message)
+        try:
+            await monitor.connect()
+        except Unreachable as error:
+            return str(error)
+        self._monitor, self._peer = monitor, monitor.peer
+        self._inbox.put_nowait(self._greeted(monitor))
+        return await monitor.closed()
+
+    def _greeted(self, monitor: Monitor) -> Connected:
+        peer = monitor.peer
+        return Connected(
+            at=_now(),
+            version=monitor.version,
+            package=monitor.package,
+            fd_passing=monitor.fd_passing,
+            pid=peer.pid if peer else 0,
+            argv=_json_safe(peer.argv) if peer else (),
+        )
+
+    def _alive(self) -> bool:
+        """Where the peer's process is not known (tcp), it counts as alive."""
+        return self._peer is None or process_alive(self._peer.pid, self._peer.start_time)
+
+    async def _hang_up(self) -> None:
+        if self._monitor is not None:
+            await self._monitor.close()
+
+    def _on_message(self, direction: str, message: Mapping[str, Any]) -> None:
+        """Every message on the wire, in wire order: events and replies go into the one inbox."""
+        now = _now()
+        self._record(now, "qmp", {"dir": direction, "msg": _abridged(message)})
+        if direction == "send":
+            self._reply_id = message.get("id")
+        elif "event" in message:
+            data = message.get("data")
+            event = QmpEvent(now, str(message["event"]), dict(data) if isinstance(data, dict) else {})
+            self._inbox.put_nowait(event)
+        elif self._reply_id is not None and message.get("id") == self._reply_id:
+            self._on_reply(message, now)
+
+    def _on_reply(self, message: Mapping[str, Any], now: float) -> None:
+        action, self._reply_id = self.state.outstanding, None
+        if not isinstance(action, Command):
+            return
+        error = message.get("error")
+        if isinstance(error, dict):
+            text = printable(str(error.get("desc", "")), 500)
+            self._inbox.put_nowait(Refused(now, text, str(error.get("class", ""))))
+            return
+        try:
+            self._inbox.put_nowait(Answered(now, commands.understand(action, message.get("return"))))
+        except (ValueError, TypeError, KeyError, AttributeError) as reason:
+            text = f"a reply that makes no sense: {printable(str(reason), 200)}"
+            self._inbox.put_nowait(Refused(now, text, "BadReply"))
+
+    # --- actions --------------------------------------------------------------------------------------------------
+
+    async def _perform(self, action: Action, number: int) -> None:
+        try:
+            if isinstance(action, Command):
+                await self._execute(action)
+                return
+            event: AnyEvent = Answered(_now(), await self._do(action))
+        except TimeoutError:
+            event = Unknown(_now(), f"no answer within {action.timeout:g} s" if isinstance(action, Command) else "")
+        except ConnectionError as error:
+            event = Unknown(_now(), str(error))
+        except (StoreError, RefusedError, StreamInterrupted) as error:
+            event = Refused(_now(), str(error), type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the edge of an action: whatever broke, the VM is put back
+            event = Refused(_now(), f"internal error: {type(error).__name__}: {error}", "Internal")
+        if number == self.state.actions:
+            self._reply_id = None
+            self._inbox.put_nowait(event)
+
+    async def _execute(self, command: Command) -> None:
+        """Send it. The reply comes by `_on_message`."""
+        monitor = self._monitor
+        if monitor is None:
+            raise ConnectionError("the monitor is not connected")
+        if self._journal is not None and command.learns is None and not self._journal.committed:
+            self._commit_intent()
+        fd = self._file_for(command)
+        try:
+            await monitor.execute(command.execute, command.arguments, command.timeout, fd)
+        finally:
+            if command.fd is Fd.BROKEN_PIPE:
+                close_quietly(fd)
+
+    def _file_for(self, command: Command) -> int | None:
+        if command.fd is Fd.BROKEN_PIPE:
+            return broken_pipe()
+        return self._partial.fd if command.fd is Fd.STATE and self._partial else None
+
+    async def _do(self, action: Action) -> commands.Learned | None:
+        match action:
+            case Survey(path):
+                return Surveyed(await asyncio.to_thread(store.survey, Path(path), self._resident()))
+            case Reserve(path):
+                await asyncio.to_thread(self._reserve, Path(path))
+            case Verify():
+                return Read(await asyncio.to_thread(self._verify))
+            case Publish():
+                partial, value = self._the_partial(), manifest(self.state, self._host())
+                await asyncio.to_thread(partial.publish, value)
+            case Discard():
+                await asyncio.to_thread(self._the_partial().discard)
+        return None
+
+    def _reserve(self, path: Path) -> None:
+        """Lock, partial file, then the intent on the disk: only after this may anything be changed."""
+        self._lock = self._lock or store.VmLock(f"pid-{self._peer.pid}" if self._peer else str(self.address))
+        self._partial = store.Partial(path)
+        try:
+            self._commit_intent()
+        except StoreError:
+            self._partial.discard()
+            raise
+
+    def _commit_intent(self) -> None:
+        work = self.state.work
+        if self._journal is None or work is None:
+            return
+        baseline = msgspec.to_builtins(work.baseline)
+        self._journal.write(BaselineLine(_now(), msgspec.to_builtins(work.options), baseline))
+        self._journal.commit(self.state.vm.name or self.state.vm.uuid)
+
+    def _verify(self) -> Any:
+        began = time.monotonic()
+        report = self._the_partial().verify(self._stop)
+        return msgspec.structs.replace(report, seconds=round(time.monotonic() - began, 6))
+
+    def _the_partial(self) -> store.Partial:
+        if self._partial is None:
+            raise StoreError("there is no partial file any more")
+        return self._partial
+
+    def _resident(self) -> int:
+        """Memory that QEMU's process holds now (VmRSS and what it shares with files), or 0."""
+        if not self._peer:
+            return 0
+        try:
+            pages = int(Path(f"/proc/{self._peer.pid}/statm").read_text(encoding="ascii").split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def _host(self) -> Host:
+        return Host(
+            hostname=socket.gethostname(),
+            vmtui=__version__,
+            created=datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
+            executable=self._peer.exe if self._peer else "",
+            cwd=self._peer.cwd if self._peer else "",
+        )
+
+
+def finished(view: VmView | None) -> bool:
+    """Whether the workflow of a VM has ended."""
+    return view is not None and view.state.work is not None and view.state.work.phase is Phase.DONE
+
+
+def _now() -> float:
+    """Seconds of the clock that asyncio's own loop goes by; callable from any thread."""
+    return time.monotonic()
+
+
+def _connected(vm: Vm) -> Connected:
+    return Connected(_now(), vm.version, vm.package, vm.fd_passing, vm.pid, vm.argv)
+
+
+def _abridged(message: Mapping[str, Any]) -> dict[str, Any]:
+    """`message` without its bulk: a schema or a device tree is 200 kB and tells a reader of the log nothing."""
+    value = message.get("return")
+    if isinstance(value, str | list | dict) and len(value) > 20:
+        size = len(msgspec.json.encode(value))
+        if size > LARGE_MESSAGE:
+            return {**message, "return": f"... {size} bytes"}
+    return dict(message)
+
+
+def _json_safe(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Command lines may hold bytes that are no UTF-8; JSON cannot."""
+    return tuple(word.encode("utf-8", "backslashreplace").decode() for word in argv)

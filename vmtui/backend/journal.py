@@ -1,0 +1,137 @@
+"""What happened, durably: every event in, action out and phase, as NDJSON; and how is it read again?
+
+A journal's first line says what it is. `event` lines hold the very events that the reducer was given: playing them through
+`workflow.step` again gives the same states. The other lines are for people.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vmtui.backend.config import journal_dir, private_directory
+from vmtui.backend.core.commands import Action
+from vmtui.backend.core.errors import StoreError, UsageError
+from vmtui.backend.core.events import AnyEvent
+from vmtui.backend.core.text import printable
+
+VERSION = 1
+LINE_LIMIT = 16 << 20
+"""Bytes of one line that a reader takes: no reply is as long."""
+
+
+class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="journal"):
+    version: int
+    vmtui: str
+    key: str
+    wall: float
+
+
+class EventLine(msgspec.Struct, frozen=True, tag_field="kind", tag="event"):
+    t: float
+    event: AnyEvent
+
+
+class ActionLine(msgspec.Struct, frozen=True, tag_field="kind", tag="action"):
+    t: float
+    action: Action
+
+
+class PhaseLine(msgspec.Struct, frozen=True, tag_field="kind", tag="phase"):
+    t: float
+    phase: str
+
+
+class BaselineLine(msgspec.Struct, frozen=True, tag_field="kind", tag="baseline"):
+    """The intent: what is about to be changed, and what it was before."""
+
+    t: float
+    options: Any
+    baseline: Any
+
+
+class EndLine(msgspec.Struct, frozen=True, tag_field="kind", tag="end"):
+    t: float
+    outcome: str
+
+
+Line = Head | EventLine | ActionLine | PhaseLine | BaselineLine | EndLine
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Line)
+
+
+class Journal:
+    """Lines wait in memory until something is about to be changed: then `commit` puts them, and the intent, on the disk."""
+
+    def __init__(self, head: Head) -> None:
+        self.path: Path | None = None
+        self._waiting: list[bytes] = [_line(head)]
+        self._fd = -1
+
+    def write(self, line: Line) -> None:
+        """Add a line. A journal that cannot be written any more never stops what it tells about."""
+        if self._fd < 0:
+            self._waiting.append(_line(line))
+            return
+        try:
+            os.write(self._fd, _line(line))
+        except OSError:
+            self.close()
+
+    def commit(self, name: str) -> None:
+        """Make the file and sync what was written so far. Raises StoreError: without it nothing may be changed."""
+        try:
+            directory = private_directory(journal_dir())
+            self.path = directory / f"{time.strftime('%Y%m%dT%H%M%S')}-{_safe(name)}-{os.getpid()}.ndjson"
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.write(self._fd, b"".join(self._waiting))
+            os.fsync(self._fd)
+            self._waiting.clear()
+        except OSError as error:
+            self.path = None
+            raise StoreError(f"cannot write the journal in {journal_dir()}: {os.strerror(error.errno or 0)}") from error
+
+    @property
+    def committed(self) -> bool:
+        return self.path is not None
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._waiting.clear()
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:80] or "vm"
+
+
+def _line(line: Line) -> bytes:
+    return _encoder.encode(line) + b"\n"
+
+
+def read_journal(path: Path) -> Iterator[Line]:
+    """The lines of a journal, one at a time. Raises UsageError with one clear line for anything that is none."""
+    try:
+        with path.open("rb") as file:
+            yield from _lines(file, path)
+    except OSError as error:
+        raise UsageError(f"cannot read {printable(str(path), 300)}: {os.strerror(error.errno or 0)}") from error
+
+
+def _lines(file: Any, path: Path) -> Iterator[Line]:
+    for number, raw in enumerate(iter(lambda: file.readline(LINE_LIMIT), b""), start=1):
+        if not raw.endswith(b"\n"):
+            return  # the last line of a journal whose writer died
+        try:
+            line: Line = _decoder.decode(raw)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            shown = printable(str(path), 300)
+            raise UsageError(f"{shown} is no journal of vmtui: line {number}: {printable(str(error), 200)}") from error
+        if number == 1 and not (isinstance(line, Head) and line.version == VERSION):
+            raise UsageError(f"{printable(str(path), 300)} is no journal that this version of vmtui reads")
+        yield line

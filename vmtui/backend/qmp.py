@@ -1,0 +1,186 @@
+"""How is one QMP monitor talked to? The only importer of qemu.qmp.
+
+Replies and events reach the caller in the order in which QEMU sent them, through one callback: qemu.qmp's own two paths let
+an event overtake a reply. Nothing here waits without a deadline.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient, QMPError, StateError
+from qemu.qmp.message import Message
+from qemu.qmp.protocol import Runstate
+from qemu.qmp.qmp_client import BadReplyError, ExecuteError
+
+from vmtui.backend.core.errors import Unreachable
+from vmtui.backend.core.text import printable
+from vmtui.backend.discovery import Address, Peer, connectable_path, peer_of
+
+GREETING_LIMIT = 2.0
+"""Seconds for connecting, the greeting and the capabilities: a monitor that another client holds never greets."""
+
+_log = logging.getLogger("qemu.qmp")
+_log.addHandler(logging.NullHandler())
+_log.propagate = False  # what it has to say is in the exceptions; stderr belongs to the front end
+
+
+class _Client(QMPClient):
+    """A client that shows every message on the wire, in wire order, and keeps no events."""
+
+    def __init__(self, on_message: Callable[[str, Mapping[str, Any]], None]) -> None:
+        super().__init__()
+        self._on_message_seen = on_message
+        self.events.event_filter = lambda _event: False  # the built-in listener would keep every event for ever
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        self._on_message_seen("recv", msg)
+        return msg
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        self._on_message_seen("send", msg)
+        return msg
+
+
+class Monitor:
+    """One connection to one monitor.
+
+    `on_message(direction, message)` is called for each message, `direction` being `send` or `recv`, from the event loop.
+    """
+
+    def __init__(self, address: Address, on_message: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self.address = address
+        self.peer: Peer | None = None
+        self._client = _Client(on_message)
+
+    @property
+    def fd_passing(self) -> bool:
+        return self.address.kind == "unix"
+
+    @property
+    def version(self) -> tuple[int, int, int]:
+        greeting = self._client.greeting
+        qemu = greeting.QMP.version.get("qemu", {}) if greeting else {}
+        parts = qemu if isinstance(qemu, dict) else {}
+        return _number(parts.get("major")), _number(parts.get("minor")), _number(parts.get("micro"))
+
+    @property
+    def package(self) -> str:
+        greeting = self._client.greeting
+        return str(greeting.QMP.version.get("package", "")) if greeting else ""
+
+    async def connect(self) -> None:
+        """Connect, and be greeted. Raises Unreachable, whose text says what is wrong with the socket."""
+        try:
+            async with asyncio.timeout(GREETING_LIMIT):
+                sock = await self._socket()
+                self.peer = peer_of(sock) if self.fd_passing else None
+                await self._client.connect(sock)
+        except TimeoutError as error:
+            raise Unreachable(
+                f"another client holds this monitor: {self.address} accepts, but does not greet within "
+                f"{GREETING_LIMIT:g} s; close the other client, or use a second -qmp socket"
+            ) from error
+        except ConnectError as error:
+            raise Unreachable(f"{self.address} is no QMP monitor: {_reason(error.exc)}") from error
+        except OSError as error:
+            raise Unreachable(f"cannot connect to {self.address}: {_os_reason(error)}") from error
+
+    async def _socket(self) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        if self.address.kind == "tcp":
+            infos = await loop.getaddrinfo(self.address.host, self.address.port, type=socket.SOCK_STREAM)
+            family, kind, protocol, _name, target = infos[0]
+            return await self._connected(socket.socket(family, kind, protocol), target)
+        with connectable_path(self.address.path) as path:
+            return await self._connected(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
+
+    async def _connected(self, sock: socket.socket, target: Any) -> socket.socket:
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, target)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def execute(self, name: str, arguments: Mapping[str, object], limit: float, fd: int | None = None) -> None:
+        """Send a command; its reply goes to `on_message`. Returns when it has come.
+
+        Raises TimeoutError after `limit` seconds, ConnectionError where the connection breaks first.
+        """
+        try:
+            async with asyncio.timeout(limit):
+                if fd is not None:
+                    self._client.send_fd_scm(fd)
+                await self._client.execute(name, arguments or None)
+        except (ExecuteError, BadReplyError):
+            pass  # the reply is at `on_message` already
+        except (ExecInterruptedError, StateError, OSError, EOFError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise ConnectionError("the monitor's connection broke") from error
+
+    async def closed(self) -> str:
+        """Wait until the connection ends, tidy up, and say why it ended."""
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+        return await self.close()
+
+    async def close(self) -> str:
+        """Disconnect; what went wrong before is returned in words, empty if nothing did."""
+        try:
+            await self._client.disconnect()
+        except EOFError:
+            return "QEMU closed the monitor"
+        except (QMPError, OSError, ValueError) as error:
+            return _reason(error)
+        return ""
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, EOFError):
+        return "it hung up without a greeting"
+    if isinstance(error, ValueError | asyncio.LimitOverrunError):
+        return "it sent more than 10 MiB without an end of line"
+    if isinstance(error, OSError):
+        return _os_reason(error)
+    return "it does not speak QMP (" + printable(str(error).split("\n")[0], 80) + ")"
+
+
+_HINTS = {
+    errno.ENOENT: "no such socket; is the VM running?",
+    errno.ECONNREFUSED: "nobody listens there; QEMU has ended, or other clients wait for this monitor",
+    errno.EACCES: "permission denied; run vmtui as the user that QEMU runs as, or as root",
+    errno.EPERM: "permission denied; run vmtui as the user that QEMU runs as, or as root",
+    errno.EAGAIN: "another client holds this monitor, and more are waiting",
+    errno.ENOTSOCK: "that is not a socket",
+}
+
+
+def _os_reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"unknown host ({error.strerror})"
+    return _HINTS.get(error.errno or 0) or os.strerror(error.errno or 0)
+
+
+def broken_pipe() -> int:
+    """The write end of a pipe whose read end is closed; the caller closes it."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.close(reading)
+    return writing
+
+
+def close_quietly(fd: int | None) -> None:
+    if fd is not None:
+        with suppress(OSError):
+            os.close(fd)

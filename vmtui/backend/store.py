@@ -1,0 +1,198 @@
+"""Where does the state go, and in which order is it written, so that a file under its final name is always whole?
+
+1. `FILE.partial` is made (O_EXCL, 0600), and its directory synced: nothing that exists is ever overwritten.
+2. QEMU writes it. It is read through, then fsynced.
+3. It gets its final name by link + unlink, which cannot overwrite either, and the directory is synced.
+4. The manifest is written beside, under another name, fsynced, renamed; the directory is synced once more.
+
+A crash leaves a `.partial`, or a whole file without a manifest; a snapshot exists once its manifest does.
+"""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+from vmtui.backend.config import lock_dir, private_directory
+from vmtui.backend.core.errors import RefusedError, StoreError
+from vmtui.backend.core.model import FileReport, Place
+from vmtui.backend.core.snapshot import SUFFIX, Manifest
+from vmtui.backend.core.text import printable
+from vmtui.backend.stream import read_stream
+
+PARTIAL = ".partial"
+NAME_LIMIT = 255 - len(PARTIAL + SUFFIX)
+
+
+def survey(path: Path, resident: int = 0) -> Place:
+    """What keeps a state from being written to `path`, and how much room there is; nothing is changed."""
+    try:
+        return Place(str(path), _problem(path), _free(path.parent), resident)
+    except OSError as error:
+        return Place(str(path), f"cannot look at {_shown(path)}: {os.strerror(error.errno or 0)}", 0, resident)
+
+
+def _problem(path: Path) -> str:
+    if len(os.fsencode(path.name)) > NAME_LIMIT:
+        return f"the file name {_shown(path)} is too long"
+    if path.is_dir():
+        return f"{_shown(path)} is a directory: name a file in it"
+    for taken in (path, _partial(path), _manifest(path)):
+        if os.path.lexists(taken):
+            return f"{_shown(taken)} exists already: it is never overwritten"
+    parent = _existing(path.parent)
+    if not parent.is_dir():
+        return f"{_shown(parent)} is no directory"
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return f"the directory {_shown(parent)} is not writable"
+    if os.statvfs(parent).f_flag & os.ST_RDONLY:
+        return f"the file system of {_shown(parent)} is read-only"
+    return ""
+
+
+def _existing(path: Path) -> Path:
+    """The nearest directory above that is there: default directories are made when they are needed."""
+    return path if path.exists() else _existing(path.parent)
+
+
+def _free(directory: Path) -> int:
+    room = os.statvfs(_existing(directory))
+    return room.f_bavail * room.f_frsize
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), 300)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)
+
+
+def _manifest(path: Path) -> Path:
+    return path.with_name(path.name + SUFFIX)
+
+
+class Partial:
+    """A state that is being written: it becomes a snapshot by `publish`, or it is gone after `discard`."""
+
+    def __init__(self, path: Path) -> None:
+        """Make `path`.partial and open it for writing. Raises StoreError."""
+        self.path = path
+        self.partial = _partial(path)
+        self.fd = -1
+        try:
+            private_directory(path.parent)
+            self.fd = os.open(self.partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            os.fchmod(self.fd, 0o600)
+            self._sync_directory()
+        except OSError as error:
+            self.close()
+            raise StoreError(f"cannot make {_shown(self.partial)}: {os.strerror(error.errno or 0)}") from error
+        self._inode = os.fstat(self.fd).st_ino
+
+    def verify(self, stop: "StopFlag") -> FileReport:
+        """Read the stream through and sync it to the disk. Raises StoreError, StreamInterrupted."""
+        try:
+            report = read_stream(self.partial, stop=stop)
+            if report.whole:
+                os.fsync(self.fd)
+        except OSError as error:
+            raise StoreError(f"cannot read back {_shown(self.partial)}: {os.strerror(error.errno or 0)}") from error
+        return FileReport(
+            size=report.size,
+            whole=report.whole,
+            trouble=report.trouble or "",
+            machine=report.machine or "",
+            runstate=report.runstate or "",
+            devices=len(report.devices),
+            ram_blocks=len(report.ram_blocks),
+        )
+
+    def publish(self, manifest: Manifest) -> None:
+        """Final name, then the manifest: the order of this module's docstring. Raises StoreError."""
+        try:
+            self._give_name()
+            self._sync_directory()
+            self._write_manifest(manifest)
+            self._sync_directory()
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise StoreError(f"cannot finish {_shown(self.path)}: {reason}") from error
+        self.close()
+
+    def _give_name(self) -> None:
+        try:
+            os.link(self.partial, self.path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK) or self.path.exists():
+                raise
+            self.partial.rename(self.path)  # a file system without hard links
+            return
+        self.partial.unlink()
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        final = _manifest(self.path)
+        beside = final.with_name(final.name + PARTIAL)
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+            file.flush()
+            os.fsync(fd)
+        beside.rename(final)
+
+    def discard(self) -> None:
+        """Remove what is there of it under the partial name, if it is still ours."""
+        self.close()
+        try:
+            if self.partial.lstat().st_ino == self._inode:
+                self.partial.unlink()
+                self._sync_directory()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreError(f"cannot remove {_shown(self.partial)}: {os.strerror(error.errno or 0)}") from error
+
+    def _sync_directory(self) -> None:
+        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class StopFlag:
+    """Set from the event loop, read by the thread that reads a file through."""
+
+    def __init__(self) -> None:
+        self.set = False
+
+    def __call__(self) -> bool:
+        return self.set
+
+
+class VmLock:
+    """Only one vmtui changes a VM: with two monitors, a second one would take our settings for the VM's own."""
+
+    def __init__(self, key: str) -> None:
+        """Raises RefusedError where another vmtui holds it, StoreError where no lock can be made."""
+        safe = "".join(character if character.isalnum() or character in "-." else "_" for character in key)[-200:]
+        try:
+            path = private_directory(lock_dir()) / f"{safe}.lock"
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot make a lock in {lock_dir()}: {os.strerror(error.errno or 0)}") from error
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self.fd)
+            raise RefusedError("another vmtui is at work on this VM; wait for it, or cancel it there") from error
+
+    def release(self) -> None:
+        os.close(self.fd)

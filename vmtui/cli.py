@@ -1,0 +1,349 @@
+"""The command line: which command, with which options, and the exit code. Each command imports what it needs itself."""
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vmtui import __version__
+
+if TYPE_CHECKING:
+    from vmtui.backend.core.model import Options
+    from vmtui.backend.discovery import FoundVm
+
+EPILOG = """\
+examples:
+  vmtui list                         the VMs of this host
+  vmtui check web1                   may it be saved, and how?
+  vmtui save web1                    save it; the guest stands still only for the copy
+  vmtui save unix:/run/web1.qmp --then quit --output /backup/web1.vmstate
+  vmtui verify /backup/web1.vmstate  what is in a saved state, and is it whole?
+  vmtui restore /backup/web1.vmstate --cont
+  vmtui lab up && vmtui save lab1    try it all on a tiny real guest
+
+exit codes: 0 done; 1 failed, VM as before; 2 usage; 3 cannot reach the VM; 4 refused, nothing touched;
+5 cancelled, VM as before; 6 the guest did not let go, VM as before; 7 file or store; 10 the VM needs attention
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        print(f"vmtui {__version__}")
+        return 0
+    parser = build_parser()
+    given = parser.parse_args(arguments)
+    if not hasattr(given, "run"):
+        parser.print_help(sys.stderr)
+        return 2
+    return _guarded(given.run, given)
+
+
+def _guarded(command: Callable[[Any], int], given: argparse.Namespace) -> int:
+    """The outermost edge: an error that a user can cause is one line on stderr."""
+    from vmtui.backend.core.errors import VmtuiError
+
+    try:
+        return command(given)
+    except VmtuiError as error:
+        sys.stderr.write(f"vmtui: {error}\n")
+        return int(error.code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("vmtui: interrupted\n")
+        return 5
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vmtui",
+        description="Save live QEMU VMs whose failover network card the guest must let go first.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vmtui {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add in (
+        _add_save,
+        _add_check,
+        _add_resume,
+        _add_list,
+        _add_verify,
+        _add_restore,
+        _add_replay,
+        _add_lab,
+        _add_completion,
+    ):
+        add(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_vm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("vm", metavar="VM", help="a name, a uuid, a path to a QMP socket, unix:PATH or tcp:HOST:PORT")
+    parser.add_argument("--json", action="store_true", help="NDJSON on stdout; the last line is the result")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", metavar="FILE", help="the file to write (default: NAME-TIME.vmstate in --dir)")
+    parser.add_argument("--dir", metavar="DIR", help="the snapshot directory (also VMTUI_SNAPSHOT_DIR)")
+    strategies = ["auto", "pause-vm", "pause-after-unplug", "stop-first", "background"]
+    parser.add_argument(
+        "--strategy", choices=strategies, default="auto", help="how to save (default: auto, which says why)"
+    )
+    parser.add_argument(
+        "--then",
+        choices=["resume", "stay-paused", "quit"],
+        default="resume",
+        help="what becomes of the VM (default: resume)",
+    )
+
+
+# --- save, check, resume ------------------------------------------------------------------------------------------
+
+
+def _add_save(commands: Any) -> None:
+    parser = _command(commands, "save", _save, "save a live VM to a file")
+    _add_vm(parser)
+    _add_place(parser)
+    parser.add_argument(
+        "--unplug-timeout", type=_positive, default=30.0, metavar="SECONDS",
+        help="how long the guest may take to let go of its card (default: 30)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--on-stuck", choices=["cancel", "wait"], default="cancel", help="what to do when that time is up (default: cancel)"
+    )
+
+
+def _add_check(commands: Any) -> None:
+    parser = _command(commands, "check", _check, "say whether a VM can be saved, and how; changes nothing")
+    _add_vm(parser)
+    _add_place(parser)
+
+
+def _add_resume(commands: Any) -> None:
+    parser = _command(commands, "resume", _resume, "make a VM run that was left paused, and bring its failover card back")
+    _add_vm(parser)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def _save(given: argparse.Namespace) -> int:
+    from vmtui import headless
+
+    vm, options = _target(given, "save")
+    return _finish(headless.run(_address(vm), options, headless.printer_for(as_json=given.json)), given)
+
+
+def _check(given: argparse.Namespace) -> int:
+    from vmtui import headless
+    from vmtui.backend.core.errors import Exit
+
+    vm, options = _target(given, "check")
+    printer = headless.CheckJsonPrinter() if given.json else headless.CheckPrinter()
+    result = headless.run(_address(vm), options, printer)
+    return _finish(result, given) or (Exit.REFUSED if printer.blocked else Exit.OK)
+
+
+def _resume(given: argparse.Namespace) -> int:
+    from vmtui import headless
+    from vmtui.backend.core.model import Goal, Options
+
+    vm = _find(given.vm)
+    options = Options(goal=Goal.RESUME)
+    return _finish(headless.run(_address(vm), options, headless.printer_for(as_json=given.json)), given)
+
+
+def _finish(result: Any, given: argparse.Namespace) -> int:
+    """The exit code; with --json a person who looks at stderr still learns what went wrong."""
+    if result.exit_code and given.json and result.error:
+        sys.stderr.write(f"vmtui: {_printable(result.vm)}: {_printable(result.error)}\n")
+    return int(result.exit_code)
+
+
+def _target(given: argparse.Namespace, goal: str) -> "tuple[FoundVm, Options]":
+    from vmtui.backend.core.model import Goal, OnStuck, Options, Strategy, Then
+
+    vm = _find(given.vm)
+    return vm, Options(
+        goal=Goal(goal),
+        output=_output(given, vm.name),
+        strategy=Strategy(given.strategy),
+        then=Then(given.then),
+        unplug_timeout=getattr(given, "unplug_timeout", 30.0),
+        on_stuck=OnStuck(getattr(given, "on_stuck", "cancel")),
+    )
+
+
+def _output(given: argparse.Namespace, name: str) -> str:
+    """The file to write. Nothing in a VM's name can lead out of the directory."""
+    from vmtui.backend import config
+    from vmtui.backend.core.errors import UsageError
+
+    if given.output is not None:
+        if not given.output or "\0" in given.output:
+            raise UsageError("--output needs the name of a file")
+        path = Path(given.output).absolute()
+    else:
+        safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).strip(".")[:80] or "vm"
+        path = _free_name(config.snapshot_dir(given.dir), f"{safe}-{time.strftime('%Y%m%dT%H%M%S')}")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{_printable(str(path))} is not UTF-8: QEMU and JSON cannot name it") from error
+    return str(path)
+
+
+def _free_name(directory: Path, stem: str) -> Path:
+    """A second save within a second gets a number; the pre-flight still looks whether the name is free."""
+    names = [f"{stem}.vmstate", *(f"{stem}-{number}.vmstate" for number in range(2, 100))]
+    return next((directory / name for name in names if not any(directory.glob(f"{name}*"))), directory / names[0])
+
+
+def _find(spec: str) -> "FoundVm":
+    from vmtui.backend import discovery
+
+    return discovery.resolve(spec, discovery.discover())
+
+
+def _address(vm: "FoundVm") -> Any:
+    from vmtui.backend.core.errors import Unreachable
+
+    if vm.address is None:
+        raise Unreachable(f"{_printable(vm.name)} has no QMP monitor that can be used: {vm.why_not}")
+    return vm.address
+
+
+def _printable(text: str) -> str:
+    from vmtui.backend.core.text import printable
+
+    return printable(text)
+
+
+# --- list, verify, restore, replay --------------------------------------------------------------------------------
+
+
+def _add_list(commands: Any) -> None:
+    parser = _command(commands, "list", _list, "show the VMs of this host")
+    parser.add_argument("vm", metavar="VM", nargs="*", help="monitors to show beside those that are found")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _list(given: argparse.Namespace) -> int:
+    from vmtui import listing
+
+    return listing.show(given.vm, as_json=given.json)
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(commands, "verify", _verify, "read a saved state through and say what is in it")
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from vmtui import files
+
+    return files.verify(given.file, as_json=given.json)
+
+
+def _add_restore(commands: Any) -> None:
+    parser = _command(commands, "restore", _restore, "start a QEMU from a saved state")
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--print", action="store_true", dest="only_print", help="only print the command, for your shell")
+    parser.add_argument("--cont", action="store_true", help="let the guest run once it is loaded")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _restore(given: argparse.Namespace) -> int:
+    from vmtui import files
+
+    return files.restore(given.file, only_print=given.only_print, cont=given.cont, as_json=given.json)
+
+
+def _add_replay(commands: Any) -> None:
+    parser = _command(commands, "replay", _replay, "show a journal again, as it happened")
+    parser.add_argument("journal", metavar="JOURNAL", type=Path)
+    parser.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="times as fast (default: 1)")
+    parser.add_argument("--json", action="store_true", help="NDJSON, as save --json printed it")
+
+
+def _replay(given: argparse.Namespace) -> int:
+    from vmtui import replay
+
+    return replay.show(given.journal, speed=given.speed, as_json=given.json)
+
+
+# --- lab ----------------------------------------------------------------------------------------------------------
+
+
+def _add_lab(commands: Any) -> None:
+    parser = _command(commands, "lab", lambda _given: _usage(parser), "tiny real guests, to try and to test with")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION")
+    up = _command(actions, "up", _lab("up"), "boot guests, and wait until they are ready")
+    up.add_argument("--count", type=int, default=1, metavar="N", help="how many (default: 1)")
+    up.add_argument("--name", metavar="NAME", help="what to call it (default: lab1, lab2, ...)")
+    up.add_argument("--qemu", default="qemu-system-x86_64", metavar="PATH", help="the QEMU to run them in")
+    up.add_argument("--memory", type=int, default=256, metavar="MIB", help="RAM of each (default: 256)")
+    up.add_argument("--no-failover", action="store_true", help="one plain network card")
+    up.add_argument("--no-pvpanic", action="store_true", help="no panic device: a crash is only silence")
+    up.add_argument("--stubborn", action="store_true", help="a guest that never lets go of its card")
+    up.add_argument("--json", action="store_true", help="one JSON object a line")
+    listed = _command(actions, "list", _lab("list"), "the guests that are up")
+    listed.add_argument("--json", action="store_true", help="one JSON object a line")
+    down = _command(actions, "down", _lab("down"), "end guests, and remove their files")
+    down.add_argument("name", metavar="NAME", nargs="*", help="which (default: all)")
+    crash = _command(actions, "crash", _lab("crash"), "make a guest's kernel panic")
+    crash.add_argument("name", metavar="NAME")
+
+
+def _lab(action: str) -> Callable[[argparse.Namespace], int]:
+    def run(given: argparse.Namespace) -> int:
+        from vmtui import lab
+
+        result: int = getattr(lab, f"show_{action}")(given)
+        return result
+
+    return run
+
+
+def _usage(parser: argparse.ArgumentParser) -> int:
+    parser.print_help(sys.stderr)
+    return 2
+
+
+# --- completion ---------------------------------------------------------------------------------------------------
+
+
+def _add_completion(commands: Any) -> None:
+    parser = _command(commands, "completion", _completion, "print the completion script of a shell")
+    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+
+
+def _completion(given: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(build_parser(), shell=given.shell))
+    return 0

@@ -1,0 +1,397 @@
+"""The headless twin: one workflow, shown as lines for a person or as NDJSON for a program.
+
+stdout is data, stderr is talk. A printer gets the same values that a screen gets, and asks in the same way.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TextIO
+
+import msgspec
+
+from vmtui.backend.core import words
+from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, VmView
+from vmtui.backend.core.model import Finding, Goal, Level, Options, Phase, Workflow
+from vmtui.backend.core.result import Result, report
+from vmtui.backend.core.text import printable
+from vmtui.backend.discovery import Address
+from vmtui.backend.engine import Engine, finished
+
+REFRESH = 0.25
+"""Seconds between two looks at a running save; phases are shown as they come."""
+
+
+class Printer(Protocol):
+    """Shows one VM's workflow. `show` is called after each step, `tick` when time passed, `end` once."""
+
+    def show(self, view: VmView) -> None: ...
+    def tick(self, view: VmView, now: float) -> None: ...
+    def say(self, text: str) -> None: ...
+    def end(self, view: VmView, result: Result) -> None: ...
+
+
+# --- running one workflow -----------------------------------------------------------------------------------------
+
+
+def run(address: Address, options: Options, printer: Printer) -> Result:
+    """Run one workflow to its checked end. Ctrl-C and SIGTERM cancel it; SIGHUP lets it go on."""
+    return asyncio.run(_run(address, options, printer))
+
+
+async def _run(address: Address, options: Options, printer: Printer) -> Result:
+    front = _Front(printer)
+    async with Engine(front.take) as engine:
+        front.key = engine.watch(address)
+        engine.request(Begin(front.key, options))
+        with _signals(front.interrupted, engine):
+            await front.wait()
+    assert front.view is not None
+    result = report(front.view.state)
+    printer.end(front.view, result)
+    return result
+
+
+class _Front:
+    """What a front end needs to know: the latest value, and whether it is the last one."""
+
+    def __init__(self, printer: Printer) -> None:
+        self.key = ""
+        self.view: VmView | None = None
+        self._printer = printer
+        self._done = asyncio.Event()
+        self._interrupts = 0
+
+    def take(self, fleet: Fleet) -> None:
+        self.view = fleet.vms[self.key]
+        if self.view.state.work is not None:
+            self._printer.show(self.view)
+        if finished(self.view):
+            self._done.set()
+
+    async def wait(self) -> None:
+        while not self._done.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH):
+                    await self._done.wait()
+            if self.view is not None and not self._done.is_set():
+                self._printer.tick(self.view, asyncio.get_running_loop().time())
+
+    def interrupted(self, engine: Engine) -> None:
+        """Cancel; then say what would be left behind; only the third time leave it."""
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self._printer.say("cancelling; wait for the checked end")
+            engine.request(CancelWish(self.key))
+        elif self._interrupts == 2:
+            self._printer.say(f"not finished yet: {self._left_behind()}; press Ctrl-C once more to leave it like that")
+        else:
+            self._printer.say("left as it is")
+            os._exit(10)
+
+    def _left_behind(self) -> str:
+        work = self.view.state.work if self.view else None
+        if self.view is None or work is None or work.baseline is None:
+            return "nothing was changed"
+        left = [f"run state {self.view.state.vm.runstate!r}", "the card and the settings as they are now"]
+        if work.reserved and not work.published and not work.discarded:
+            left.append(f"{printable(work.options.output)}.partial")
+        return "leaving now leaves " + ", ".join(left)
+
+
+@contextlib.contextmanager
+def _signals(interrupted: Callable[[Engine], None], engine: Engine) -> Any:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted, engine)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        signal.signal(signal.SIGHUP, before)
+
+
+# --- printers -----------------------------------------------------------------------------------------------------
+
+
+class _Out:
+    """A stream that may go away (a closed terminal, a pipe that nobody reads): that never ends a save."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._gone = False
+
+    def write(self, text: str) -> None:
+        if self._gone:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._gone = True
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+class JsonPrinter:
+    """NDJSON, one object a line, each with `t` (seconds from the start) and `kind`: docs/headless.md."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._out = _Out(stream or sys.stdout)
+        self._began: float | None = None
+        self._number = 0
+        self._share: tuple[float, int] | None = None
+        self._findings: tuple[Finding, ...] = ()
+
+    def show(self, view: VmView) -> None:
+        work = view.state.work
+        assert work is not None
+        self._began = work.started if self._began is None else self._began
+        if work.findings is not self._findings:
+            self._findings = work.findings
+            for each in work.findings:
+                kind = "warning" if each.level is not Level.NOTE else "note"
+                self._line(view.state.now, kind, msgspec.to_builtins(each))
+        self._records(view)
+        self._progress(view, work)
+
+    def _records(self, view: VmView) -> None:
+        for record in view.log:
+            if record.number > self._number:
+                self._number = record.number
+                self._line(record.at, record.kind, record.data)
+
+    def _progress(self, view: VmView, work: Workflow) -> None:
+        share = (work.done_share, view.state.vm.migration.transferred)
+        if work.done_share > 0 and share != self._share:
+            self._share = share
+            migration = view.state.vm.migration
+            numbers = {"share": round(work.done_share, 4), "written": migration.transferred, "ram": migration.total}
+            self._line(view.state.now, "progress", numbers)
+
+    def tick(self, view: VmView, now: float) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        sys.stderr.write(f"vmtui: {text}\n")
+
+    def end(self, view: VmView, result: Result) -> None:
+        self._line(view.state.now, "result", msgspec.to_builtins(result))
+
+    def _line(self, at: float, kind: str, data: dict[str, Any]) -> None:
+        since = max(at - (self._began if self._began is not None else at), 0.0)
+        self._out.write(json.dumps({"t": round(since, 6), "kind": kind, **data}) + "\n")
+
+
+class LinePrinter:
+    """A line for each phase as it begins, and the proof at the end: for logs, pipes, NO_COLOR and TERM=dumb."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._out = _Out(stream or sys.stdout)
+        self._known = 0
+        self._told = False
+
+    def show(self, view: VmView) -> None:
+        work = view.state.work
+        assert work is not None
+        self._tell_plan(work)
+        for phase, at in work.timeline[self._known :]:
+            self._known += 1
+            if phase is not Phase.DONE:
+                self._phase(view, phase, at - work.started)
+
+    def _tell_plan(self, work: Workflow) -> None:
+        if self._told or work.phase is Phase.PREFLIGHT:
+            return
+        self._told = True
+        if work.options.goal is Goal.SAVE and work.baseline is not None:
+            self._out.write(f"strategy  {words.strategy_line(work.strategy, work.why)}\n")
+        for each in work.findings:
+            if each.level is Level.WARNING:
+                self._out.write(words.finding_line(each.level, each.text, each.remedy) + "\n")
+
+    def _phase(self, view: VmView, phase: Phase, since: float) -> None:
+        status = printable(view.state.vm.migration.status, 40)
+        self._out.write(f"{since:8.3f} s  {phase:9} {words.MEANING[phase]} (migration {status})\n")
+
+    def tick(self, view: VmView, now: float) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self._out.write(f"vmtui: {text}\n")
+
+    def end(self, view: VmView, result: Result) -> None:
+        self._out.write(ending(view))
+
+
+class LivePrinter(LinePrinter):
+    """For a terminal: one line that moves, and a line that stays for each phase that is over."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._rate = _Rate()
+        self._drawn = 0.0
+
+    def _phase(self, view: VmView, phase: Phase, since: float) -> None:
+        self._clear()
+        self._out.write(f"{since:8.3f} s  {phase:9} {words.MEANING[phase]}\n")
+        self._drawn = 0.0
+
+    def _tell_plan(self, work: Workflow) -> None:
+        if not self._told:
+            self._clear()
+        super()._tell_plan(work)
+
+    def show(self, view: VmView) -> None:
+        super().show(view)
+        if time.monotonic() - self._drawn >= REFRESH:
+            self._draw(view)
+
+    def tick(self, view: VmView, now: float) -> None:
+        moved = VmView(msgspec.structs.replace(view.state, now=now), view.log, view.journal)
+        if moved.state.work is not None:
+            self._draw(moved)
+
+    def _draw(self, view: VmView) -> None:
+        self._drawn = time.monotonic()
+        self._clear()
+        self._out.write(live_line(view, self._rate)[: shutil.get_terminal_size().columns - 1])
+
+    def _clear(self) -> None:
+        self._out.write("\r\x1b[K")
+
+    def say(self, text: str) -> None:
+        self._clear()
+        super().say(text)
+
+    def end(self, view: VmView, result: Result) -> None:
+        self._clear()
+        super().end(view, result)
+
+
+class _Rate:
+    """Bytes of RAM a second, over the whole of the copy: steady, and right at the end."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def of(self, view: VmView) -> float:
+        work, migration, now = view.state.work, view.state.vm.migration, view.state.now
+        if work is None or work.phase is not Phase.SAVE:
+            return 0.0
+        done = work.done_share * migration.total
+        if self._first is None:
+            self._first = (now, done)
+        began, before = self._first
+        return (done - before) / (now - began) if now > began else 0.0
+
+
+def live_line(view: VmView, rate: _Rate) -> str:
+    """The line that moves: phase, time in it, and what matters in it."""
+    state = view.state
+    work = state.work
+    assert work is not None
+    parts = [f"{work.phase:9} {max(state.now - work.entered, 0):6.1f} s"]
+    parts.append(words.progress_line(state, rate.of(view)) if work.phase is Phase.SAVE else words.phase_line(state))
+    if stood := words.stopped_line(state):
+        parts.append(stood)
+    return "  ".join(parts)
+
+
+def ending(view: VmView) -> str:
+    """The last lines: what happened, and the card of proved facts."""
+    lines = [words.headline(view.state)]
+    lines += [f"  {word:9} {text}" for word, text in words.proof(view.state)]
+    return "\n".join(lines) + "\n"
+
+
+def printer_for(*, as_json: bool) -> Printer:
+    """NDJSON if asked for; one moving line on a terminal that can; plain lines elsewhere."""
+    if as_json:
+        return JsonPrinter()
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM", "dumb") == "dumb"
+    return LinePrinter() if plain else LivePrinter()
+
+
+# --- check --------------------------------------------------------------------------------------------------------
+
+
+class CheckPrinter(LinePrinter):
+    """`vmtui check`: the findings, without the story of how they were found."""
+
+    blocked = False
+
+    def show(self, view: VmView) -> None:
+        pass
+
+    def end(self, view: VmView, result: Result) -> None:
+        work, vm = view.state.work, view.state.vm
+        assert work is not None
+        self.blocked = _is_blocked(work)
+        if work.failure is not None:
+            self._out.write(words.headline(view.state) + "\n")
+            return
+        version = ".".join(map(str, vm.version))
+        self._out.write(
+            f"{printable(vm.shown)}  {printable(vm.runstate)}, QEMU {version}, {printable(vm.machine)}, "
+            f"{words.size(vm.memory)} of RAM\n"
+        )
+        self._out.write(f"strategy  {words.strategy_line(work.strategy, work.why)}\n")
+        for word, text in words.proof_of_cards(view.state):
+            self._out.write(f"{word:8}  {text}\n")
+        if work.place is not None:
+            self._out.write(f"{'file':8}  {printable(work.place.path)}, {words.size(work.place.free)} free\n")
+        for each in work.findings:
+            self._out.write(words.finding_line(each.level, each.text, each.remedy) + "\n")
+        self._out.write("it cannot be saved like this\n" if self.blocked else "it can be saved\n")
+
+
+class CheckJsonPrinter(JsonPrinter):
+    """`vmtui check --json`: one object."""
+
+    blocked = False
+
+    def show(self, view: VmView) -> None:
+        pass
+
+    def end(self, view: VmView, result: Result) -> None:
+        work, vm = view.state.work, view.state.vm
+        assert work is not None
+        self.blocked = _is_blocked(work)
+        self._out.write(
+            json.dumps(
+                {
+                    "kind": "check",
+                    "vm": vm.shown,
+                    "uuid": vm.uuid or None,
+                    "runstate": vm.runstate,
+                    "qemu": ".".join(map(str, vm.version)),
+                    "machine": vm.machine,
+                    "memory": vm.memory,
+                    "strategy": work.strategy,
+                    "why": work.why,
+                    "savable": not work.failure and not self.blocked,
+                    "findings": msgspec.to_builtins(work.findings),
+                    "primaries": [
+                        {"id": card.device_id, "standby": card.standby_id, "card": card.card, "driven": card.driven}
+                        for card in vm.primaries
+                    ],
+                    "expected_bytes": words.expected_bytes(view.state),
+                    "place": msgspec.to_builtins(work.place),
+                    "error": work.failure.text if work.failure else None,
+                }
+            )
+            + "\n"
+        )
+
+
+def _is_blocked(work: Workflow) -> bool:
+    return any(each.level is Level.BLOCKING for each in work.findings)
