@@ -4,6 +4,7 @@ import json
 import lzma
 import os
 import random
+import socket
 import struct
 import threading
 import tracemalloc
@@ -223,7 +224,8 @@ def test_a_cut_stream_still_names_the_devices_before_the_cut(read: Reader) -> No
 def test_a_save_that_qemu_gave_up_breaks_off_in_its_ram(read: Reader) -> None:
     content = real("q35-failover-7.2")
     report = read(content[: len(content) // 3])
-    assert trouble(report).startswith(f"at byte {len(content) // 3}: the file ends in RAM block pc.ram")
+    begin = f"at byte {len(content) // 3}: the file ends in RAM block pc.ram: {PAGE} bytes should follow byte "
+    assert trouble(report).startswith(begin)
     assert RamBlock("pc.ram", 256 << 20) in report.ram_blocks
 
 
@@ -344,6 +346,12 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     assert "a pipe" in trouble(done[0])
 
 
+def test_a_socket_is_refused_without_opening_it(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.bind(str(tmp_path / "monitor"))
+        assert "a socket" in trouble(read_stream(tmp_path / "monitor"))
+
+
 @pytest.mark.parametrize("end", ["r", "w"])
 def test_a_descriptor_of_a_pipe_is_refused(end: str) -> None:
     read_end, write_end = os.pipe()
@@ -418,7 +426,13 @@ def test_a_stream_without_description_cannot_be_whole(read: Reader) -> None:
 
 
 def test_a_stream_of_devices_only_is_not_a_vm(read: Reader) -> None:
-    assert "no RAM" in trouble(read(make_stream(ram=b"", pages=b"")))
+    assert "had no RAM" in trouble(read(make_stream(ram=b"", pages=b"")))
+
+
+def test_an_end_mark_in_the_middle_leaves_bytes_over(read: Reader) -> None:
+    content = make_stream(configuration=configuration("pc") + b"\0")
+    at = len(HEADER + configuration("pc")) + 1
+    assert trouble(read(content)) == f"at byte {at}: {len(content) - at} bytes after the end"
 
 
 @pytest.mark.parametrize("size", [len(DEVICE) - 1, len(DEVICE) + 1])
@@ -695,6 +709,11 @@ def test_every_kind_of_page_is_one_page(read: Reader, record: bytes) -> None:
 )  # fmt: skip
 def test_a_page_that_cannot_be_is_refused(read: Reader, record: bytes, words: str) -> None:
     assert words in trouble(read(make_stream(pages=part(3, 2, record + u64(EOS)))))
+
+
+def test_a_ram_block_has_a_name(read: Reader) -> None:
+    ram = section(1, 2, "ram", ram_list({"": 2 * PAGE}) + u64(EOS), version=4)
+    assert "without a name" in trouble(read(make_stream(ram=ram)))
 
 
 def test_ram_blocks_larger_than_all_ram_are_refused(read: Reader) -> None:

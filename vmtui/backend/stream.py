@@ -359,18 +359,18 @@ def _magic(window: _Window, start: int) -> None:
         raise _Broken(start + 4, f"stream version {version} is not {_VERSION}, the only one QEMU writes")
 
 
+# Msgspec steps over whatever is not named here without building it. Tuples and no garbage collector, because a hostile
+# description may hold millions of these.
 class _Field(msgspec.Struct, gc=False):
-    """Msgspec steps over whatever is nested inside without building it."""
-
     size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
     array_len: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 1
     """Of a compressed array, whose `size` is that of one element."""
 
 
-class _Vmsd(msgspec.Struct):
-    fields: list[_Field]
+class _Vmsd(msgspec.Struct, gc=False):
+    fields: tuple[_Field, ...]
     vmsd_name: str = ""
-    subsections: "list[_Vmsd]" = []
+    subsections: "tuple[_Vmsd, ...]" = ()
 
     def length(self) -> int:
         own = sum(each.size * each.array_len for each in self.fields)
@@ -378,13 +378,13 @@ class _Vmsd(msgspec.Struct):
         return own + sum(1 + 1 + len(sub.vmsd_name.encode()) + 4 + sub.length() for sub in self.subsections)
 
 
-class _VmsdDevice(_Vmsd, kw_only=True):
+class _VmsdDevice(_Vmsd, kw_only=True, gc=False):
     name: str
     instance_id: int
 
 
 class _Json(msgspec.Struct):
-    devices: list[_VmsdDevice]
+    devices: tuple[_VmsdDevice, ...]
     page_size: int = 4096
     configuration: _Vmsd | None = None
 
@@ -407,7 +407,7 @@ def _parse_description(raw: bytes, offset: int) -> _Description:
     try:
         parsed = _decoder.decode(raw)
         lengths = {(printable(one.name), one.instance_id): one.length() for one in parsed.devices}
-        parts = parsed.configuration.subsections if parsed.configuration else []
+        parts = parsed.configuration.subsections if parsed.configuration else ()
         configuration = {part.vmsd_name: part.length() for part in parts}
     except (msgspec.MsgspecError, UnicodeError):
         raise _Broken(offset, "the description of the devices is not the JSON that QEMU writes") from None
@@ -512,9 +512,9 @@ class _Walk:
             if kind == _EOF:
                 break
             self._records.get(kind, self._unexpected)(kind)
-        if "ram" not in (section.name for section in self.sections.values()):
-            raise _Broken(window.at - 1, "the stream has no RAM: it is of devices only")
         self._vmdescription()
+        if "ram" not in (section.name for section in self.sections.values()):
+            raise _Broken(window.at, "the stream ends and had no RAM: it is of devices only")
         return self._agreed()
 
     def _unexpected(self, kind: int) -> None:
@@ -819,7 +819,9 @@ class _Walk:
             at = window.at
             name, size = window.counted(), window.u64()
             self._sane(len(self.seen.ram_blocks) + 1, MAX_RAM_BLOCKS, "RAM blocks")
-            if size > total or not name:
+            if not name:
+                raise _Broken(at, "a RAM block without a name")
+            if size > total:
                 raise _Broken(at, f"RAM block {name} has {size} bytes, more than is left of all RAM ({total})")
             self.seen.ram_blocks[name] = size
             total -= size
