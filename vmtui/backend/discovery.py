@@ -139,7 +139,7 @@ def survey(proc: Path = PROC) -> Survey:
     unreadable = 0
     for pid in _pids(proc):
         try:
-            process = _qemu_process(proc / pid)
+            process = _qemu_process(proc, pid)
         except PermissionError:
             unreadable += 1
         except OSError:
@@ -180,21 +180,21 @@ _MAY_BE_QEMU = re.compile(rb"[^\0]*(?:qemu|kvm)|(?:[^\0]*/)?ld[^\0/]*\.so[^\0/]*
 """The cheap test, for thousands of processes: the first word names QEMU, or a loader that may run it."""
 
 
-def _qemu_process(folder: Path) -> _Process | None:
-    raw = _command_line(folder)
+def _qemu_process(proc: Path, pid: str) -> _Process | None:
+    raw = _command_line(f"{proc}/{pid}/cmdline")
     if raw is None:
         return None
     words = tuple(os.fsdecode(word) for word in raw.removesuffix(b"\0").split(b"\0"))
     _, argv = cmdline.split_launcher(words)
     if not argv or not cmdline.is_qemu(argv[0]):
         return None
-    status = _stat(folder)
-    return None if status.gone else _Process(folder, int(folder.name), words, status)
+    status = _stat(proc / pid)
+    return None if status.gone else _Process(proc / pid, int(pid), words, status)
 
 
-def _command_line(folder: Path) -> bytes | None:
+def _command_line(path: str) -> bytes | None:
     """Unbuffered, and no further than its first bytes where those show that it is not QEMU's: this runs per process."""
-    handle = os.open(f"{folder}/cmdline", os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         raw = os.read(handle, 4096)
         if not _MAY_BE_QEMU.match(raw):

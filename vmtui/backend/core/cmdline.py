@@ -67,9 +67,7 @@ def _options(words: Iterator[str]) -> Iterator[Option]:
 
 
 _LOADER = re.compile(r"(ld|ld64|ld-[\w.-]+)\.so(\.\d+)*")
-_LOADER_OPTION = re.compile(
-    r"--(library-path|glibc-hwcaps-prepend|glibc-hwcaps-mask|inhibit-rpath|audit|preload|argv0)"
-)
+_LOADER_OPTION = re.compile(r"--(library-path|glibc-hwcaps-prepend|glibc-hwcaps-mask|inhibit-rpath|audit|preload|argv0)")
 """Those of the loader's options that take the next word."""
 
 
@@ -818,7 +816,7 @@ def _clash(option: Option) -> str | None:
 
 def _names_one(given: Arguments, key: str) -> bool:
     values = [value for name, value in given.pairs if name == key or name.startswith(f"{key}.")]
-    return any(value and "%" not in value for value in values)  # tap%d: the kernel chooses a free one
+    return any(value not in {"", "off"} and "%" not in value for value in values)  # tap%d: the kernel finds a free one
 
 
 _NETWORK_CLASHES = {
@@ -853,9 +851,7 @@ def _notes(given: Sequence[Option], renames: Mapping[str, str], *, original_aliv
     found = [f"{printable(old, 300)} is {printable(new, 300)} in the copy" for old, new in renames.items()]
     found += [note for option in given for note in _notes_on(option, original_alive=original_alive)]
     if original_alive and any(_is_shared_network(option) for option in given):
-        found.append(
-            "its network stays as it was told: on a shared one, two VMs will have the same MAC and IP addresses"
-        )
+        found.append("its network stays as it was told: on a shared one, two VMs will have the same MAC and IP addresses")
     return tuple(dict.fromkeys(found))
 
 
