@@ -611,7 +611,9 @@ def test_commands_that_only_announce_are_stepped_over(read: Reader, command: tup
 def test_the_configurations_parts_are_stepped_over(read: Reader) -> None:
     uuid = subsection("configuration/uuid", bytes(16))
     bits = subsection("configuration/target-page-bits", u32(12))
-    assert read(make_stream(configuration=configuration("virt", bits, capabilities("other"), uuid))).whole
+    report = read(make_stream(configuration=configuration("virt", bits, capabilities("other"), uuid)))
+    assert report.whole
+    assert report.kind == "stream"
 
 
 def test_a_page_size_that_the_description_contradicts_is_found(read: Reader) -> None:
@@ -629,15 +631,16 @@ def test_pages_are_as_large_as_the_stream_says(read: Reader) -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged",
+    ("damaged", "words"),
     [
-        subsection("configuration/target-page-bits", u32(99)),
-        subsection("configuration/capabilities", u32(0xFFFFFFFF)),
-        subsection("configuration/unheard-of", b""),
+        (subsection("configuration/target-page-bits", u32(99)),         "2^99 bytes"),
+        (subsection("configuration/capabilities", u32(0xFFFFFFFF)),     "4294967295 capabilities are more"),
+        (subsection("configuration/unheard-of", b""),                   "configuration/unheard-of"),
     ],
-)
-def test_a_configuration_that_makes_no_sense_is_refused(read: Reader, damaged: bytes) -> None:
-    trouble(read(make_stream(configuration=configuration("virt", damaged))))
+)  # fmt: skip
+@pytest.mark.parametrize("tail", [b"", b"garbage"])
+def test_a_configuration_that_makes_no_sense_is_refused(read: Reader, damaged: bytes, words: str, tail: bytes) -> None:
+    assert words in trouble(read(make_stream(configuration=configuration("virt", damaged), tail=tail)))
 
 
 def test_a_part_of_the_configuration_that_only_the_description_knows_is_stepped_over(read: Reader) -> None:
@@ -704,7 +707,7 @@ def test_every_kind_of_page_is_one_page(read: Reader, record: bytes) -> None:
         (page(0, HOOK, block="pc.ram"),                                     "flags 0x80"),
         (page(0, 0x01, block="pc.ram"),                                     "flags 0x1"),
         (page(0, FULL_PAGE | ZERO, block="pc.ram"),                         "flags 0xa"),
-        (page(0, COMPRESS_PAGE, block="pc.ram", content=u32(0xFFFFFFFF)),   "4294967295 bytes"),
+        (page(0, COMPRESS_PAGE, block="pc.ram", content=u32(0xFFFFFFFF)),   "compressed page cannot have 4294967295 bytes"),
     ],
 )  # fmt: skip
 def test_a_page_that_cannot_be_is_refused(read: Reader, record: bytes, words: str) -> None:
@@ -756,6 +759,15 @@ def test_mapped_ram_in_impossible_places_is_refused(read: Reader, wrong: dict[st
     assert words in trouble(read(make_mapped(**wrong)))
 
 
+def test_a_shared_block_has_no_place_in_a_mapped_ram_file(read: Reader) -> None:
+    nowhere = u64(0) + struct.pack(">IQQQ", 1, PAGE, 0, 0)
+    ram = section(1, 2, "ram", ram_list({"pc.ram": 2 * PAGE, "rom": PAGE}, nowhere) + u64(EOS), version=4)
+    both = configuration("pc", capabilities("x-ignore-shared", "mapped-ram"))
+    report = read(make_stream(configuration=both, ram=ram, pages=part(3, 2, u64(EOS))))
+    assert report.trouble is None
+    assert (report.kind, report.ram_pages) == ("mapped-ram", 0)
+
+
 # Other live sections
 
 
@@ -770,7 +782,14 @@ LIVE = [
     ("spapr/htab", 1, u32(24), u32(0) + u32(5) + struct.pack(">HH", 2, 1) + bytes(32) + bytes(8)),
     ("s390-storage_attributes", 0, u64(1), u64(PAGE | 2) + u64(5) + b"attrs" + u64(8) + u64(1)),
     ("s390-storage_attributes", 0, u64(1), u64(PAGE | 2) + u64(5) + b"attrs" + u64(8)),
-    ("0000:00:05.0/vfio", 1, b"setup", b"opaque" * 1000 + footer(9) + b"!" + bytes(2 * CHUNK)),
+    ("0000:00:05.0/vfio", 1, b"setup", b"opaque" * 1000 + bytes(2 * CHUNK)),
+    ("0000:00:05.0/vfio", 1, b"setup", footer(9) + b"!not a section"),
+    ("0000:00:05.0/vfio", 1, b"setup", footer(9) + b"~" + u32(50) + counted("name")),
+    ("0000:00:05.0/vfio", 1, b"setup", footer(9) + b"\x04" + u32(50) + counted("\x01\x02") + b"no name"),
+    ("0000:00:05.0/vfio", 1, b"setup", footer(9) + b"\x04" + u32(2) + counted("ram") + b"no new number"),
+    ("0000:00:05.0/vfio", 1, b"setup", footer(9) + b"\x02" + u32(50) + b"no old number"),
+    ("0000:00:05.0/vfio", 1, b"setup", footer(9) + b"\0 and no description"),
+    ("0000:00:05.0/vfio", 1, b"setup", bytes(CHUNK - 260) + footer(9)[:3] + footer(9) + b"!"),
 ]  # fmt: skip
 
 
@@ -822,6 +841,10 @@ def test_a_libvirt_file_is_read_through_to_its_stream(read: Reader, order: str) 
     report = read(libvirt(make_stream(), order=order))
     assert report.trouble is None
     assert (report.kind, report.machine, report.was_running) == ("libvirt", "pc-q35-7.2", True)
+
+
+def test_a_libvirt_file_stays_one_with_mapped_ram_in_it(read: Reader) -> None:
+    assert read(libvirt(make_mapped(), compressed=6)).kind == "libvirt"
 
 
 def test_libvirt_says_whether_the_guest_ran(read: Reader) -> None:

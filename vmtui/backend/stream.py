@@ -474,8 +474,8 @@ class _Walk:
         self.window = window
         self.seen = seen
         self.description = description
-        self.described = description is not None
-        """Known from the start, so that no section has to be searched for its footer."""
+        self.guide = description
+        """The description that says how long sections are; without one they are searched for their footers."""
         self.sections: dict[int, _Section] = {}
         self.lengths: dict[tuple[str, int], int] = {}
         """Of the device sections that were met: to be held against the description."""
@@ -631,11 +631,10 @@ class _Walk:
 
     def _content(self, identity: int, section: _Section, content: int) -> int:
         """Step over a device's state; bytes that it has."""
-        if not self.described:
+        if self.guide is None:
             self._search_footer(identity, MAX_SEARCH)
             return self.window.at - content
-        assert self.description is not None
-        length = self.description.lengths.get((section.name, section.instance))
+        length = self.guide.lengths.get((section.name, section.instance))
         if length is None:
             raise _Broken(content, f"device {section.name} is in the stream but not in its description")
         if length > (left := self.window.size - content):
@@ -646,11 +645,10 @@ class _Walk:
     def _globalstate(self) -> None:
         """The run state: a length and a buffer that is larger. Leaves the window where it was."""
         window = self.window
-        if not window.have(8):
-            return
-        length = min(_U32.unpack_from(window.buffer, window.pos)[0], 100)
-        state = bytes(window.buffer[window.pos + 4 : min(window.end, window.pos + 4 + length)])
-        self.seen.runstate = _text(state.partition(b"\0")[0]) or None
+        window.have(104)
+        state = bytes(window.buffer[window.pos : min(window.end, window.pos + 104)])
+        length = int.from_bytes(state[:4], "big")
+        self.seen.runstate = _text(state[4 : 4 + length].partition(b"\0")[0]) or None
 
     def _footer(self, identity: int) -> None:
         window = self.window
@@ -685,8 +683,8 @@ class _Walk:
         kind = buffer[pos] if pos < end else _EOF
         if kind == _EOF:
             return pos + 1 >= end or buffer[pos + 1] == _VMDESCRIPTION
-        if kind not in self._records or pos + 6 > end:
-            return kind in self._records
+        if kind not in self._records:
+            return False
         number = _U32.unpack_from(buffer, pos + 1)[0]
         if kind in (_PART, _END):
             return number in self._live_readers
@@ -720,15 +718,13 @@ class _Walk:
             self.description = _parse_description(raw, at)
 
     def _agreed(self) -> bool:
-        """Hold what was walked against the description; True if they agree to the byte."""
+        """Hold what was walked against the description that was met; True if they agree to the byte."""
         assert self.description is not None
         lengths = self.description.lengths
-        if not self.described and (self.lengths != lengths or self.page_size != self.description.page_size):
+        if self.lengths != lengths and self.description is not self.guide:
             return False
-        if missing := next((name for name in lengths if name not in self.lengths), None):
-            raise _Broken(self.description.offset, f"device {missing[0]} is described but not in the stream")
-        if self.lengths != lengths:
-            return False
+        if missing := next((name for name, instance in lengths if (name, instance) not in self.lengths), None):
+            raise _Broken(self.description.offset, f"device {missing} is described but not in the stream")
         if rest := self.window.size - self.window.at:
             raise _Broken(self.window.at, f"{rest} bytes after the end")
         return True
