@@ -8,6 +8,7 @@ from vmtui.backend.core.sim.scenario import CardState, Scenario
 from vmtui.backend.core.sim.schema import CommandSchema
 from vmtui.backend.core.sim.target import FdKind, Write
 from vmtui.backend.core.sim.vm import SimulatedVm
+from vmtui.backend.core.sim.wire import FaultKind, FaultyWire, WireFault
 
 __all__ = [
     "PAUSE_VM_10_0",
@@ -17,9 +18,12 @@ __all__ = [
     "STOCK_11_1",
     "CardState",
     "CommandSchema",
+    "FaultKind",
+    "FaultyWire",
     "FdKind",
     "Profile",
     "Scenario",
     "SimulatedVm",
+    "WireFault",
     "Write",
 ]

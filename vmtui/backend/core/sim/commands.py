@@ -399,6 +399,30 @@ def _device_del(vm: Machine, arguments: Arguments) -> Any:
     return {}
 
 
+# Disks
+
+
+def _transaction(vm: Machine, arguments: Arguments) -> Any:
+    for action in arguments["actions"]:
+        if action["type"] != "blockdev-snapshot-sync":
+            raise Refused(f"the simulated VM does not know how to {action['type']}")
+        _blockdev_snapshot_sync(vm, action["data"])
+    return {}
+
+
+def _blockdev_snapshot_sync(vm: Machine, arguments: Arguments) -> Any:
+    device, node = arguments.get("device", ""), arguments.get("node-name", "")
+    if node != vm.disks[0][0]:
+        raise Refused(f"Cannot find device='{device}' nor node-name='{node}'")
+    vm.disks = ((arguments.get("snapshot-node-name", "#block100"), arguments["snapshot-file"]), *vm.disks)
+    return {}
+
+
+def _system_powerdown(vm: Machine, _: Arguments) -> Any:
+    vm.emit("POWERDOWN")
+    return {}
+
+
 # Questions about the machine
 
 
@@ -433,6 +457,7 @@ def _always(answer: Any) -> Command:
 
 COMMANDS: dict[str, Command] = {
     "add-fd":                             _add_fd,
+    "blockdev-snapshot-sync":             _blockdev_snapshot_sync,
     "closefd":                            _closefd,
     "cont":                               _cont,
     "device-list-properties":             _device_list_properties,
@@ -474,5 +499,7 @@ COMMANDS: dict[str, Command] = {
     "remove-fd":                          _remove_fd,
     "set-action":                         _set_action,
     "stop":                               _stop,
+    "system_powerdown":                   _system_powerdown,
     "system_reset":                       _system_reset,
+    "transaction":                        _transaction,
 }  # fmt: skip

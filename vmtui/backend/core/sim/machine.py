@@ -76,6 +76,8 @@ class Migration:
     """While cancelling: looks at the unplug before QEMU gives up on it."""
     stopped_it: bool = False
     """The migration, not a client, stopped the VM: QEMU starts it again should this fail."""
+    old_state: str = ""
+    """The run state of a VM that stood already when the last stage began."""
     active_at: float | None = None
     switched_at: float | None = None
     ended_at: float | None = None
@@ -109,9 +111,9 @@ class Machine:
     """One VM inside one QEMU. Mutable, but every container in it is flat, so that `clone` is cheap."""
 
     __slots__ = (
-        "_closed", "_since", "alive", "boots", "capabilities", "cards", "dump", "fds", "fdsets", "guest", "listening",
-        "migration", "name", "now", "out", "panic_action", "parameters", "passed", "profile", "ram", "runstate",
-        "scenario", "stopped", "timers",
+        "_closed", "_since", "_surprises", "alive", "boots", "capabilities", "cards", "disks", "dump", "fds",
+        "fdsets", "guest", "listening", "migration", "name", "now", "out", "panic_action", "parameters", "passed",
+        "profile", "ram", "runstate", "scenario", "stopped", "timers",
     )  # fmt: skip
 
     def __init__(self, profile: Profile, scenario: Scenario, ram: int, name: str, now: float) -> None:
@@ -142,7 +144,10 @@ class Machine:
         self.stopped: tuple[tuple[float, float], ...] = ()
         self._since: float | None = None if self.running else now
         self._closed: list[Write] = []
-        for what, when in _surprises(scenario):
+        self.disks: tuple[tuple[str, str], ...] = (("disk0", f"/var/lib/vms/{name}.qcow2"),)
+        """Node name and file of the one disk's layers, the writable one first."""
+        self._surprises = _surprises(scenario)
+        for what, when in self._surprises:
             if isinstance(when, float | int):
                 self.timers[what] = now + when
         if scenario.migrating:
@@ -353,7 +358,7 @@ class Machine:
 
     def _happens(self, word: str) -> None:
         """A status or run state was entered: what does the scenario hang on it?"""
-        for what, when in _surprises(self.scenario):
+        for what, when in self._surprises:
             if when == word:
                 if what == "killed":
                     self.die()
@@ -502,6 +507,7 @@ class Machine:
             self._change(stopped_it=True)
             self.stop_vm(runstate)
         elif runstate == "finish-migrate":
+            self._change(old_state=self.runstate)
             self._enter(runstate)
 
     def _snapshot_stop(self) -> None:
@@ -614,7 +620,7 @@ class Machine:
             self._change(stopped_it=False)
             self.start_vm()
         elif self.runstate == "finish-migrate":
-            self._enter("paused")
+            self._enter("postmigrate" if self.profile.forgets_runstate else self.migration.old_state)
 
     def _plug_back(self) -> None:
         self.cards = tuple(card.plugged_back() for card in self.cards)
@@ -768,14 +774,16 @@ class Machine:
 _PANIC_WORDS = {"shutdown": "poweroff", "pause": "pause", "none": "run", "exit-failure": "poweroff"}
 
 
-def _surprises(scenario: Scenario) -> tuple[tuple[str, When | None], ...]:
-    return (
-        ("killed", scenario.killed),
-        ("panics", scenario.panics),
-        ("paused-by-other", scenario.paused_by_other),
-        ("continued-by-other", scenario.continued_by_other),
-        ("resets", scenario.resets),
-    )
+def _surprises(scenario: Scenario) -> tuple[tuple[str, When], ...]:
+    """What the scenario holds in store, and when."""
+    planned = {
+        "killed": scenario.killed,
+        "panics": scenario.panics,
+        "paused-by-other": scenario.paused_by_other,
+        "continued-by-other": scenario.continued_by_other,
+        "resets": scenario.resets,
+    }
+    return tuple((what, when) for what, when in planned.items() if when is not None)
 
 
 _TIMERS: dict[str, Callable[[Machine], None]] = {

@@ -47,6 +47,8 @@ class Profile:
     """query-migrate has a top-level `remaining` besides ram's."""
     ram_skipped: bool = False
     """ram still has the member `skipped`."""
+    forgets_runstate: bool = False
+    """A VM that stood before the last stage of a migration that then fails ends in `postmigrate`."""
     bios_resets: int = 1
     """RESET events the firmware itself sends after a system_reset, once the VM runs."""
     setup_error: str = "ram_save_setup failed: Input/output error"
@@ -147,6 +149,7 @@ STOCK_7_2 = Profile(
     file_uri=False,
     duplicate_id=True,
     ram_skipped=True,
+    forgets_runstate=True,
     bios_resets=2,
     setup_error="",
 )

@@ -342,28 +342,28 @@ def machines(vm: Machine) -> list[dict[str, Any]]:
 
 
 def block_nodes(vm: Machine) -> list[dict[str, Any]]:
-    """query-named-block-nodes: one writable qcow2 disk."""
-    return [_node(vm)]
+    """query-named-block-nodes: one qcow2 disk, a node for each of its layers."""
+    return [_node(name, path) for name, path in vm.disks]
 
 
 def block(vm: Machine) -> list[dict[str, Any]]:
+    """query-block"""
     return [
         {
             "io-status": "ok",
             "device": "",
             "locked": False,
             "removable": False,
-            "inserted": _node(vm),
+            "inserted": _node(*vm.disks[0]),
             "qdev": "/machine/peripheral/vd0/virtio-backend",
             "type": "unknown",
         }
     ]
 
 
-def _node(vm: Machine) -> dict[str, Any]:
-    path = f"/var/lib/vms/{vm.name}.qcow2"
+def _node(name: str, path: str) -> dict[str, Any]:
     return {
-        "iops_rd": 0, "detect_zeroes": "off", "iops_wr": 0, "ro": False, "node-name": "disk0",
+        "iops_rd": 0, "detect_zeroes": "off", "iops_wr": 0, "ro": False, "node-name": name,
         "backing_file_depth": 0, "drv": "qcow2", "iops": 0, "bps_wr": 0, "write_threshold": 0, "encrypted": False,
         "bps": 0, "bps_rd": 0, "cache": {"no-flush": False, "direct": False, "writeback": True}, "file": path,
         "image": {

@@ -58,10 +58,15 @@ class SimulatedVm(Machine):
         self.out.append({"QMP": {"version": self.version(), "capabilities": ["oob"]}})
 
     def disconnect(self, now: float) -> None:
-        """The client is gone, and with it the descriptors of its getfd. Whatever runs goes on."""
+        """The client is gone. Whatever runs goes on.
+
+        Seen on 7.2: descriptors of getfd stay until they are used or closed; those of add-fd go, but not while the VM
+        stands, and not while a migration writes to them.
+        """
         self.advance(now)
         self.connected = self.listening = False
-        self.fds.clear()
+        if self.running and not self.migrating:
+            self.fdsets.clear()
         self.out.clear()
         self._waiting = ()
 
@@ -167,6 +172,7 @@ class SimulatedVm(Machine):
             tuple((name, repr(value)) for name, value in self.parameters.items()),
             tuple(self.fds.items()),
             tuple(self.fdsets.items()),
+            self.disks,
             repr(self.out) if self.out else "",
             repr(self._waiting) if self._waiting else "",
         )
