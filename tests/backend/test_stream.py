@@ -371,6 +371,7 @@ def test_a_missing_file_is_the_systems_error(tmp_path: Path) -> None:
         read_stream(tmp_path / "missing")
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
 def test_random_bytes_give_one_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "random"
@@ -379,7 +380,7 @@ def test_random_bytes_give_one_line(tmp_path_factory: pytest.TempPathFactory, co
         trouble(read_stream(file))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=9)), max_size=4), st.booleans())
 def test_damage_anywhere_never_raises(
     tmp_path_factory: pytest.TempPathFactory, wounds: list[tuple[int, bytes]], longer: bool

@@ -172,8 +172,9 @@ def _walk_file(window: "_Window") -> StreamReport:
             # Sections found by their footers alone are not as long as the description says: believe the description.
             window.seek(start + 8)
             seen.forget()
-            if not _Walk(window, seen, walk.description).to_end():
-                raise _Broken(start, "the file changed while it was read")
+            _Walk(window, seen, walk.description).to_end()
+            # The description was not where a whole file has it, so that walk must have found out why.
+            raise _Broken(start, "the file changed while it was read")
         if seen.partial:
             raise _Broken(0, "libvirt's header says that this file was never finished")
     except _Broken as broken:
