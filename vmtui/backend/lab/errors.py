@@ -1,0 +1,5 @@
+"""What goes wrong in the lab is a LabError, and its text helps."""
+
+
+class LabError(Exception):
+    """A guest could not be started, found, or brought to do something; the text says what to do."""
