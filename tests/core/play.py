@@ -79,6 +79,8 @@ class Play:
     ram: int = 256 << 20
     fault: Fault | None = None
     on_event: Callable[["Play", QmpEvent], list[AnyEvent]] | None = None
+    back_after: float = 0.2
+    """Seconds after which a connection that broke can be made again."""
     watch: Callable[["Play"], None] | None = None
     """Called after every step: it may call `cancel` or `drop`."""
 
@@ -86,6 +88,7 @@ class Play:
         self.vm = SimulatedVm(self.profile, scenario=self.scenario, ram=self.ram, schema=schema(self.profile.name))
         self.store = Store()
         self.state = State(Vm("unix:/sim"))
+        self.before = dict(self.vm.parameters), self.vm.capabilities
         self.now = 0.0
         self.sent: list[Action] = []
         self.drops = 0
@@ -114,13 +117,11 @@ class Play:
     def cancel(self) -> None:
         self.step(Cancel(self.now))
 
-    def drop(self, back_after: float = 0.2) -> None:
+    def drop(self) -> None:
         """The monitor's connection breaks, and can be made again a while later."""
         self.drops += 1
         self.vm.disconnect(self.now)
-        self._reconnect_at = self.now + back_after
-        if self.state.outstanding is not None and isinstance(self.state.outstanding, Command):
-            self.step(Unknown(self.now, "the monitor's connection broke"))
+        self._reconnect_at = self.now + self.back_after
         self.step(Disconnected(self.now, Link.LOST, "the monitor's connection broke"))
 
     def phases(self) -> list[Phase]:
@@ -144,11 +145,15 @@ class Play:
         self.steps += 1
         before = self.state.actions
         self.state = workflow.step(self.state, event)
+        action = self.state.outstanding if self.state.actions != before else None
+        if action is not None:
+            self.sent.append(action)
         if self.watch is not None and self.state.work is not None and not self.done:
-            self.watch(self)
-        if self.state.actions != before and self.state.outstanding is not None:
-            self.sent.append(self.state.outstanding)
-            self._perform(self.state.outstanding)
+            watch, self.watch = self.watch, None  # what it does is not watched in turn
+            watch(self)
+            self.watch = watch
+        if action is not None and self.state.outstanding is action:
+            self._perform(action)
 
     def turn(self) -> None:
         """Let time pass until the next thing happens."""
@@ -173,8 +178,6 @@ class Play:
 
     def _die(self) -> None:
         self._deliver()
-        if isinstance(self.state.outstanding, Command):
-            self.step(Unknown(self.now, "the monitor's connection broke"))
         self._reconnect_at = None
         self.step(Disconnected(self.now, Link.GONE, "QEMU closed the monitor"))
 

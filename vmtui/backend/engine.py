@@ -296,8 +296,8 @@ class Session:
             event: AnyEvent = Answered(_now(), await self._do(action))
         except TimeoutError:
             event = Unknown(_now(), f"no answer within {action.timeout:g} s" if isinstance(action, Command) else "")
-        except ConnectionError as error:
-            event = Unknown(_now(), str(error))
+        except ConnectionError:
+            return  # the connection's own end says so, in its place among the events
         except (StoreError, RefusedError, StreamInterrupted) as error:
             event = Refused(_now(), str(error), type(error).__name__)
         except Exception as error:  # noqa: BLE001 - the edge of an action: whatever broke, the VM is put back

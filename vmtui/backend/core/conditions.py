@@ -190,11 +190,19 @@ def should_stay_stopped(state: State) -> bool:
 
 
 def cannot_run(state: State) -> bool:
+    """QEMU would let a panicked guest run on, over the evidence: it is left as it stands."""
+    if state.vm.panicked and stopped(state):
+        return True
     return state.vm.runstate in {"guest-panicked", "internal-error", "shutdown", "inmigrate", "watchdog", "colo"}
 
 
 def may_try_cont(state: State) -> bool:
     return the_work(state).tries.get("cont", 0) < TRIES
+
+
+def resume_not_tried(state: State) -> bool:
+    """The file was to be safe before QEMU quits, and it is not: the guest is to run on after all."""
+    return all(phase is not Phase.RESUME for phase, _at in the_work(state).timeline)
 
 
 def just_begun(state: State) -> bool:
@@ -301,7 +309,7 @@ def stopped_with_unplug_pending(state: State) -> bool:
     """A stopped guest cannot answer; if it runs again only after QEMU stopped waiting, its card is deleted."""
     work = the_work(state)
     pending = work.marks.unplugged is None and state.vm.migration.status == "cancelling"
-    return pending and stopped(state) and should_run(state)
+    return pending and stopped(state) and should_run(state) and not cannot_run(state)
 
 
 def cancel_lasts_too_long(state: State) -> bool:

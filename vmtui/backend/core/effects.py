@@ -36,6 +36,10 @@ from vmtui.backend.core.state import State, give_up, note, the_work
 
 STATE_FD = "vmtui-state"
 PIPE_FD = "vmtui-replug"
+ESSENTIAL = frozenset(
+    {Fact.STATUS, Fact.MIGRATION, Fact.PARAMETERS, Fact.CAPABILITIES, Fact.DEVICES, Fact.FEATURES, Fact.CARDS}
+)
+"""Facts without which nothing can be promised."""
 FORWARD = frozenset({Phase.PREFLIGHT, Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE})
 """Phases in which a refusal means: give up. In the others it is noted, and tried again a counted number of times."""
 
@@ -387,12 +391,13 @@ def refused(state: State, text: str) -> State:
         return state
     match action:
         case Command(learns=fact) if fact is not None:
-            # A fact that this QEMU cannot tell stays as it was; the pre-flight decides what that means.
-            return replace(state, vm=facts.with_fact(state.vm, fact, state.now))
+            return _not_told(state, fact, text)
         case Command(execute="migrate") if state.work.phase in FORWARD:
             return give_up(_with(state, sent=Sent.NO), Trouble.QEMU, f"QEMU refused migrate: {text}")
         case Command() if state.work.phase in FORWARD:
             return give_up(state, Trouble.QEMU, f"QEMU refused {action.execute}: {text}")
+        case Command(execute="remove-fd"):
+            return state  # it is gone already, with the connection that it came by
         case Command(execute="getfd"):
             return _with(state, replug_fd=False, replug_at=state.now, tries=_skip_pipe(state))
         case Command():
@@ -402,6 +407,20 @@ def refused(state: State, text: str) -> State:
         case Verify() if state.work.interrupt:
             return state
     return give_up(state, Trouble.STORE, text)
+
+
+def _not_told(state: State, fact: Fact, text: str) -> State:
+    """A query was refused. What nobody needs stays unknown; what everything rests on is asked again, a few times."""
+    told = replace(state, vm=facts.with_fact(state.vm, fact, state.now))
+    if fact not in ESSENTIAL:
+        return told
+    name = f"ask-{fact}"
+    state = tried(state, name)
+    if the_work(state).tries[name] < is_.TRIES:
+        return state
+    told = _with(replace(state, vm=told.vm), untold=(*the_work(state).untold, fact))
+    forward = the_work(state).phase in FORWARD
+    return give_up(told, Trouble.QEMU, f"QEMU does not tell its {fact}: {text}") if forward else told
 
 
 def _skip_pipe(state: State) -> dict[str, int]:

@@ -27,6 +27,8 @@ class Connected(Event, frozen=True):
 
 
 class Disconnected(Event, frozen=True):
+    """The monitor's connection is not there; nobody knows what became of a command that was under way."""
+
     link: Link
     why: str
 
@@ -52,7 +54,7 @@ class Refused(Event, frozen=True):
 
 
 class Unknown(Event, frozen=True):
-    """Nobody knows whether the outstanding action was done: no reply in time, or the connection broke."""
+    """Nobody knows whether the outstanding action was done: no reply in time."""
 
     why: str
 

@@ -344,6 +344,8 @@ class Workflow(msgspec.Struct, frozen=True):
     """When the last migration that is to bring the card back was sent."""
     tries: dict[str, int] = {}
     """How often each thing that may be tried again was tried."""
+    untold: tuple[Fact, ...] = ()
+    """Facts that QEMU refused to tell when they were needed: what rests on them is not proved."""
     file: FileReport | None = None
     published: bool = False
     discarded: bool = False

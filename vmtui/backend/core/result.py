@@ -65,14 +65,16 @@ def _without_change(state: State) -> Outcome:
 
 
 def _problems(state: State) -> list[str]:
-    vm = state.vm
+    work, vm = the_work(state), state.vm
     quits = is_.to_quit(state)
     if vm.link is Link.GONE:
         return [] if quits else [f"QEMU has ended ({vm.why_lost}): the VM is gone"]
     if vm.link is not Link.UP or is_.lost_too_long(state):
         return ["QEMU could not be asked how the VM is"]
     problems = []
-    if is_.should_run(state) and not is_.running(state):
+    if vm.panicked:
+        problems.append("the guest has panicked; take a core dump (QMP dump-guest-memory), then reset it")
+    elif is_.should_run(state) and not is_.running(state):
         problems.append(f"the guest ran before and is {vm.runstate!r} now; resume it with cont, or reset it")
     if is_.migration_running(state):
         problems.append(f"a migration is still under way (status {vm.migration.status!r})")
@@ -82,6 +84,7 @@ def _problems(state: State) -> list[str]:
             for card in is_.provable(state)
             if card.card is not Card.PLUGGED
         ]
+    problems += [f"QEMU does not tell its {fact}" for fact in sorted(set(work.untold))]
     if not restored(state):
         problems.append("migration parameters or capabilities are not as they were")
     return problems

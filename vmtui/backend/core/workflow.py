@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import effects as do
 from vmtui.backend.core import facts
-from vmtui.backend.core.commands import QUERIES
+from vmtui.backend.core.commands import QUERIES, Command, Publish
 from vmtui.backend.core.events import (
     Answered,
     AnyEvent,
@@ -176,7 +176,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
     ),
     Phase.VERIFY: (
         Rule((is_.given_up, is_.partial_left), do.discard),
-        Rule((is_.given_up, is_.should_run, is_.stopped, is_.may_try_cont), go=Phase.RESUME),
+        Rule((is_.given_up, is_.should_run, is_.resume_not_tried), go=Phase.RESUME),
         Rule((is_.given_up,), go=Phase.PROVE),
         Rule((is_.file_not_reserved,), go=Phase.PROVE),
         Rule((is_.not_read_through,), do.verify),
@@ -228,7 +228,9 @@ def observe(state: State, event: AnyEvent) -> State:
         case Connected():
             return _mark(state, replace(state, vm=facts.connected(state.vm, event)))
         case Disconnected():
-            return _mark(state, replace(state, vm=facts.disconnected(state.vm, event)))
+            lost = replace(state, vm=facts.disconnected(state.vm, event))
+            cut_off = isinstance(state.outstanding, Command)
+            return _mark(state, do.unknown(lost, event.why) if cut_off else lost)
         case QmpEvent():
             return _mark(state, replace(state, vm=facts.qmp_event(state.vm, event)))
         case Answered() | Refused() | Unknown() if state.outstanding is None:
@@ -261,7 +263,8 @@ def _begin(state: State, event: Wish) -> State:
 
 def _cancel(state: State, text: str) -> State:
     work = state.work
-    if work is None or work.phase is Phase.DONE or work.published:
+    too_late = work is not None and (work.published or isinstance(state.outstanding, Publish))
+    if work is None or work.phase is Phase.DONE or too_late:
         return state
     return give_up(replace(state, work=replace(work, interrupt=True)), Trouble.USER, text)
 
@@ -339,7 +342,8 @@ def enter(state: State, phase: Phase) -> State:
     work = state.work
     assert work is not None
     timeline = (*work.timeline, (phase, state.now))
-    tries = {name: count for name, count in work.tries.items() if not name.startswith("set-")}
+    # What is counted for each phase anew; the other counts are for the whole workflow.
+    tries = {name: count for name, count in work.tries.items() if not name.startswith(("set-", "ask-"))}
     state = replace(state, work=replace(work, phase=phase, entered=state.now, timeline=timeline, tries=tries))
     return do.conclude(state) if phase is Phase.DONE else state
 
