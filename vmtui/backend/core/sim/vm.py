@@ -158,8 +158,9 @@ class SimulatedVm(Machine):
     def key(self) -> Hashable:
         """The state in a canonical form: VMs with equal keys behave alike from here on.
 
-        Times are relative to now, in whole microseconds. What only shows as a number of elapsed milliseconds, and what
-        was before, is left out; so is what never changes within one exploration: profile, scenario, RAM and schema.
+        Times are relative to now, in whole microseconds, and sizes in pages. Left out is what only shows as a number of
+        elapsed milliseconds, what was before, and what never changes within one exploration: profile, scenario, RAM and
+        schema.
         """
         due = sorted(self.timers.items(), key=_time)  # stable: what is due at the same time keeps its order
         return (
@@ -185,12 +186,16 @@ class SimulatedVm(Machine):
         return (
             (migration.status, migration.target, migration.background, migration.error, migration.passes),
             (migration.polls_left, migration.stopped_it),
-            (int(stream.left), int(stream.sent), int(stream.dirty), stream.rate, stream.dirtying),
+            (_pages(stream.left), _pages(stream.sent), _pages(stream.dirty), stream.rate, stream.dirtying),
         )
 
 
 def _time(timer: tuple[str, float]) -> float:
     return timer[1]
+
+
+def _pages(size: float) -> int:
+    return round(size / 4096)
 
 
 def _micros(seconds: float) -> int:

@@ -54,6 +54,7 @@ class FaultyWire:
     def connect(self, now: float) -> None:
         self.advance(now)
         self.connected = True
+        self._out.clear()
         self.vm.connect(now)
         self._take()
 
