@@ -217,8 +217,8 @@ class _Ingredients:
             raise LabError(f"{spec.qemu} is not there or cannot be run: install qemu-system-x86 or name another QEMU")
         try:
             found = kernel.find_kernel(say)
-            initramfs = host.initramfs(found, kernel.find_busybox(say))
-            return cls(found.image, initramfs, host.accelerator(spec.qemu, found.image, initramfs, say))
+            image, initramfs = host.boot_image(found.image), host.initramfs(found, kernel.find_busybox(say))
+            return cls(image, initramfs, host.accelerator(spec.qemu, image, initramfs, say))
         except OSError as error:
             raise LabError(f"could not prepare the guest's kernel in {kernel.cache()}: {error}") from error
 

@@ -26,7 +26,7 @@ def accelerator(qemu: str, image: Path, initramfs: Path, say: Say) -> str:
     if not kvm_makes_machines():
         return "tcg"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-    answer = kernel.cache() / f"kvm-{sha256(f'{boot} {qemu} {initramfs}'.encode()).hexdigest()[:16]}"
+    answer = kernel.cache() / f"kvm-{sha256(f'{boot} {qemu} {image} {initramfs}'.encode()).hexdigest()[:16]}"
     if not answer.exists():
         say("trying KVM (once for each boot of this host)")
         for old in kernel.cache().glob("kvm-*"):
@@ -71,6 +71,18 @@ def random_file(mib: int) -> IO[bytes]:
     return file
 
 
+def boot_image(image: Path) -> Path:
+    """The kernel to give to QEMU: uncompressed once, in the cache, or as it is."""
+    packed = image.read_bytes()
+    path = kernel.cache() / f"vmlinux-{sha256(packed).hexdigest()[:16]}"
+    if not path.exists():
+        plain = kernel.uncompressed(packed)
+        if plain is None:
+            return image
+        write_beside(path, plain)
+    return path
+
+
 def initramfs(found: kernel.Kernel, busybox: Path) -> Path:
     """The initramfs, made once and named by its content: it outlives the guest, whose copy may be restored later."""
     content = guest.initramfs(found, busybox)
@@ -82,6 +94,7 @@ def initramfs(found: kernel.Kernel, busybox: Path) -> Path:
 
 def write_beside(path: Path, content: bytes) -> None:
     """Whoever sees the file sees all of it. Not fsynced: it can be made again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as beside:
         beside.write(content)
     Path(beside.name).rename(path)

@@ -10,9 +10,12 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from vmtui.backend.lab import debian
 from vmtui.backend.lab.errors import LabError
@@ -22,6 +25,9 @@ WANTED = ("virtio_pci", "virtio_net", "virtio_blk", "pvpanic", "pvpanic_mmio", "
 PACKAGES = ("linux-image-amd64", "linux-image-generic")
 """Debian's and Ubuntu's name for the kernel of the day."""
 SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
+
+PVH_NOTE = re.compile(rb"\x04\0\0\0[\x04\x08]\0\0\0\x12\0\0\0Xen\0")
+"""The ELF note with the 32-bit entry point, XEN_ELFNOTE_PHYS32_ENTRY: without it QEMU refuses an ELF kernel."""
 
 Say = Callable[[str], None]
 
@@ -123,6 +129,28 @@ def _unzstd(path: Path) -> bytes:
     if done.returncode:
         raise LabError(f"{path} cannot be uncompressed: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout
+
+
+def uncompressed(image: bytes) -> bytes | None:
+    """The ELF file inside a bzImage, if QEMU can start it (PVH) and we can uncompress it.
+
+    Under TCG a guest that uncompresses its kernel by itself does nothing else for four seconds.
+    """
+    openers: Mapping[bytes, Callable[[], _Opener]] = {
+        b"\xfd7zXZ\0": lzma.LZMADecompressor,
+        b"\x1f\x8b\x08": lambda: zlib.decompressobj(wbits=31),
+    }
+    for magic, opener in openers.items():
+        for found in re.finditer(re.escape(magic), image):
+            with suppress(lzma.LZMAError, zlib.error):
+                kernel = opener().decompress(image[found.start() :])
+                if kernel.startswith(b"\x7fELF") and PVH_NOTE.search(kernel):
+                    return kernel
+    return None
+
+
+class _Opener(Protocol):
+    def decompress(self, data: bytes, /) -> bytes: ...
 
 
 def fetch_kernel(into: Path) -> None:
