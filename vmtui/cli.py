@@ -154,7 +154,7 @@ def _save(given: argparse.Namespace) -> int:
     from vmtui import headless
 
     vm, options = _target(given, "save")
-    return _finish(headless.run(_address(vm), options, headless.printer_for(as_json=given.json)), given)
+    return _finish(headless.run(vm, options, headless.printer_for(as_json=given.json)), given)
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -163,7 +163,7 @@ def _check(given: argparse.Namespace) -> int:
 
     vm, options = _target(given, "check")
     printer = headless.CheckJsonPrinter() if given.json else headless.CheckPrinter()
-    result = headless.run(_address(vm), options, printer)
+    result = headless.run(vm, options, printer)
     return _finish(result, given) or (Exit.REFUSED if printer.blocked else Exit.OK)
 
 
@@ -173,7 +173,7 @@ def _resume(given: argparse.Namespace) -> int:
 
     vm = _find(given.vm)
     options = Options(goal=Goal.RESUME)
-    return _finish(headless.run(_address(vm), options, headless.printer_for(as_json=given.json)), given)
+    return _finish(headless.run(vm, options, headless.printer_for(as_json=given.json)), given)
 
 
 def _finish(result: Any, given: argparse.Namespace) -> int:
@@ -226,14 +226,6 @@ def _find(spec: str) -> "FoundVm":
     from vmtui.backend import discovery
 
     return discovery.resolve(spec, discovery.discover())
-
-
-def _address(vm: "FoundVm") -> Any:
-    from vmtui.backend.core.errors import Unreachable
-
-    if vm.address is None:
-        raise Unreachable(f"{_printable(vm.name)} has no QMP monitor that can be used: {vm.why_not}")
-    return vm.address
 
 
 def _printable(text: str) -> str:

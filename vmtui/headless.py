@@ -17,11 +17,12 @@ from typing import Any, Protocol, TextIO
 import msgspec
 
 from vmtui.backend.core import words
+from vmtui.backend.core.errors import Unreachable
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, VmView
 from vmtui.backend.core.model import Finding, Goal, Level, Options, Phase, Workflow
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.text import printable
-from vmtui.backend.discovery import Address
+from vmtui.backend.discovery import Address, FoundVm, Peer, process
 from vmtui.backend.engine import Engine, finished
 
 REFRESH = 0.25
@@ -40,15 +41,21 @@ class Printer(Protocol):
 # --- running one workflow -----------------------------------------------------------------------------------------
 
 
-def run(address: Address, options: Options, printer: Printer) -> Result:
-    """Run one workflow to its checked end. Ctrl-C and SIGTERM cancel it; SIGHUP lets it go on."""
-    return asyncio.run(_run(address, options, printer))
+def run(vm: FoundVm, options: Options, printer: Printer) -> Result:
+    """Run one workflow to its checked end. Ctrl-C and SIGTERM cancel it; SIGHUP lets it go on.
+
+    Raises Unreachable for a VM without a monitor that can be used.
+    """
+    if vm.address is None:
+        raise Unreachable(f"{printable(vm.name)} has no QMP monitor that can be used: {vm.why_not}")
+    return asyncio.run(_run(vm.address, process(vm.pid) if vm.pid else None, options, printer))
 
 
-async def _run(address: Address, options: Options, printer: Printer) -> Result:
+async def _run(address: Address, peer: Peer | None, options: Options, printer: Printer) -> Result:
     front = _Front(printer)
     async with Engine(front.take) as engine:
-        front.key = engine.watch(address)
+        front.key = str(address)
+        engine.watch(address, peer)
         engine.request(Begin(front.key, options))
         with _signals(front.interrupted, engine):
             await front.wait()

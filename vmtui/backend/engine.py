@@ -78,11 +78,14 @@ class Engine:
             session.end()
         await self._tasks.__aexit__(*error)
 
-    def watch(self, address: Address) -> str:
-        """Connect to a monitor and keep its facts; returns the VM's key."""
+    def watch(self, address: Address, process: Peer | None = None) -> str:
+        """Connect to a monitor and keep its facts; returns the VM's key.
+
+        `process` is QEMU as far as its command line told, for a monitor whose other end is not QEMU itself.
+        """
         key = str(address)
         if key not in self._sessions:
-            self._sessions[key] = Session(address, lambda view: self._changed(key, view))
+            self._sessions[key] = Session(address, lambda view: self._changed(key, view), process)
             self._sessions[key].start(self._tasks)
         return key
 
@@ -100,8 +103,9 @@ class Engine:
 class Session:
     """One VM: its monitor, its state, its journal, its file."""
 
-    def __init__(self, address: Address, publish: Callable[[VmView], None]) -> None:
+    def __init__(self, address: Address, publish: Callable[[VmView], None], process: Peer | None = None) -> None:
         self.address = address
+        self._known_process = process
         self.state = State(Vm(str(address)))
         self._publish = publish
         self._inbox: asyncio.Queue[AnyEvent] = asyncio.Queue()
@@ -235,12 +239,13 @@ class Session:
             await monitor.connect()
         except Unreachable as error:
             return str(error)
-        self._monitor, self._peer = monitor, monitor.peer
+        self._monitor = monitor
+        self._peer = monitor.peer if monitor.peer and monitor.peer.is_qemu else self._known_process
         self._inbox.put_nowait(self._greeted(monitor))
         return await monitor.closed()
 
     def _greeted(self, monitor: Monitor) -> Connected:
-        peer = monitor.peer
+        peer = self._peer
         return Connected(
             at=_now(),
             version=monitor.version,
@@ -379,12 +384,21 @@ class Session:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def _host(self) -> Host:
-        return Host(
+        peer = self._peer
+        host = Host(
             hostname=socket.gethostname(),
             vmtui=__version__,
             created=datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
-            executable=self._peer.exe if self._peer else "",
-            cwd=self._peer.cwd if self._peer else "",
+        )
+        if peer is None:
+            return host
+        safe = _json_safe((peer.exe, peer.cwd))
+        return msgspec.structs.replace(
+            host,
+            executable=safe[0],
+            cwd=safe[1],
+            launcher=_json_safe(peer.launcher),
+            environment=peer.environment,
         )
 
 

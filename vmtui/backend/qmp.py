@@ -18,7 +18,7 @@ from qemu.qmp.message import Message
 from qemu.qmp.protocol import Runstate
 from qemu.qmp.qmp_client import BadReplyError, ExecuteError
 
-from vmtui.backend.core.errors import Unreachable
+from vmtui.backend.core.errors import Unreachable, VmtuiError
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, Peer, connectable_path, peer_of
 
@@ -125,6 +125,23 @@ class Monitor:
             if isinstance(error, TimeoutError):
                 raise
             raise ConnectionError("the monitor's connection broke") from error
+
+    async def ask(
+        self, name: str, arguments: Mapping[str, object] | None = None, *, limit: float = 10.0, fd: int | None = None
+    ) -> Any:
+        """Send a command and return what its reply returns. Raises VmtuiError: refused, too late, or cut off."""
+        try:
+            async with asyncio.timeout(limit):
+                if fd is not None:
+                    self._client.send_fd_scm(fd)
+                return await self._client.execute(name, arguments)
+        except (ExecuteError, BadReplyError) as error:
+            reason = error.error.error.desc if isinstance(error, ExecuteError) else "a reply that makes no sense"
+            raise VmtuiError(f"QEMU refused {name}: {printable(reason)}") from error
+        except TimeoutError as error:
+            raise Unreachable(f"QEMU did not answer to {name} within {limit:g} s") from error
+        except (ExecInterruptedError, StateError, OSError, EOFError) as error:
+            raise Unreachable(f"QEMU closed its monitor before it answered to {name}") from error
 
     async def closed(self) -> str:
         """Wait until the connection ends, tidy up, and say why it ended."""

@@ -203,7 +203,7 @@ def escape(value: str) -> str:
 
 def _pieces(text: str) -> list[str]:
     """`text` cut at its single commas. Of `,,,` the first two are one comma and the third cuts."""
-    return re.findall(r"(?:[^,]|,,)+", text)
+    return re.findall(r"(?:[^,]+|,,)+", text)
 
 
 def _pair(piece: str) -> tuple[str, str]:

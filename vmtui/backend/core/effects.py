@@ -374,7 +374,7 @@ def _stored(state: State, action: Action | None, learned: Learned | None) -> Sta
         case Survey(), Surveyed(place):
             return _with(state, place=place)
         case Verify(), Read(report):
-            return _with(state, file=report)
+            return _note_runstate(_with(state, file=report))
         case Reserve(), _:
             return _with(state, reserved=True)
         case Publish(), _:
@@ -382,6 +382,14 @@ def _stored(state: State, action: Action | None, learned: Learned | None) -> Sta
         case Discard(), _:
             return _with(state, discarded=True)
     return state
+
+
+def _note_runstate(state: State) -> State:
+    report = the_work(state).file
+    expected = "running" if is_.in_background(state) else "paused"
+    if report is None or not report.whole or report.runstate == expected:
+        return state
+    return note(state, f"the saved state says {report.runstate or 'nothing'!r} where {expected!r} was expected")
 
 
 def refused(state: State, text: str) -> State:

@@ -22,6 +22,11 @@ class Host(msgspec.Struct, frozen=True):
     executable: str = ""
     """QEMU's program, as /proc/PID/exe names it."""
     cwd: str = ""
+    """Where QEMU's relative paths start."""
+    launcher: tuple[str, ...] = ()
+    """What stood before QEMU's own command line: a dynamic loader, for a QEMU that was unpacked and not installed."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """Only what QEMU finds its own parts by."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
