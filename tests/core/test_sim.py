@@ -438,12 +438,89 @@ def test_bandwidth_can_change_during_the_copy() -> None:
     assert client.vm.migration_status == "completed"
 
 
+def test_a_lower_bandwidth_puts_the_end_off_even_when_the_disk_will_be_full_first() -> None:
+    client = Client(scenario=Scenario(write_fails_after=86_000_000))
+    client.do("migrate", uri="exec:cat")
+    client.until_status("active")
+    client.do("stop")
+    client.do("migrate-set-parameters", max_bandwidth=65536)
+    client.wait(60)
+    assert client.do("query-migrate")["ram"]["dirty-sync-count"] == 1
+
+
+def remaining_share(client: Client) -> float:
+    ram = client.do("query-migrate")["ram"]
+    return float(ram["remaining"] / ram["total"])
+
+
+def test_a_stopped_guest_makes_nothing_dirty() -> None:
+    client = Client()
+    client.do("migrate-set-parameters", max_bandwidth=65536)
+    client.do("migrate", uri="exec:cat")
+    client.until_status("active")
+    client.do("stop")
+    before = remaining_share(client)
+    client.wait(60)
+    assert remaining_share(client) < before
+
+
+def test_what_a_guest_makes_dirty_is_not_sent_again_in_a_background_snapshot() -> None:
+    client = Client()
+    client.do("migrate-set-capabilities", capabilities=[{"capability": "background-snapshot", "state": True}])
+    client.do("migrate-set-parameters", max_bandwidth=65536)
+    client.do("migrate", uri="exec:cat")
+    client.until_status("active")
+    client.wait(1)
+    before = remaining_share(client)
+    client.wait(60)
+    assert client.vm.running
+    assert remaining_share(client) < before
+
+
+def test_a_cancel_is_final_even_when_the_copy_is_nearly_done() -> None:
+    client = Client()
+    client.do("migrate-set-parameters", max_bandwidth=FULL_SPEED)
+    client.do("migrate", uri="exec:cat")
+    client.until_status("active")
+    client.do("migrate_cancel")
+    client.wait(10)
+    assert client.story[-3:] == ["MIGRATION active", "MIGRATION cancelling", "MIGRATION cancelled"]
+
+
+def test_a_failing_migration_cannot_be_cancelled() -> None:
+    client = Client(STOCK_11_1, Scenario(card=CardState.OUT))
+    client.do("migrate", uri="exec:false")
+    client.until_status("failing")
+    client.do("migrate_cancel")
+    client.wait(1)
+    assert client.story[-2:] == ["MIGRATION failing", "MIGRATION failed"]
+    assert "MIGRATION cancelling" not in client.story
+
+
+def test_a_deleted_card_is_not_waited_for() -> None:
+    client = Client(scenario=Scenario(card=CardState.DELETED, guest_forgot_card=True))
+    client.do("migrate", uri="exec:cat")
+    client.until_status("active")
+    assert "UNPLUG_PRIMARY" not in client.story
+
+
+def test_a_reset_during_a_dump_kills_qemu() -> None:
+    client = Client()
+    client.do("dump-guest-memory", paging=False, protocol="file:/core", detach=True)
+    client.send("system_reset")
+    assert not client.vm.alive
+
+
 def test_a_busy_guest_at_low_bandwidth_is_never_saved() -> None:
     client = Client()
     client.do("migrate-set-parameters", max_bandwidth=1 << 20)
     client.do("migrate", uri="exec:cat")
     client.wait(3600)
     assert client.vm.migration_status == "active"
+    client.do("stop")
+    client.do("migrate-set-parameters", max_bandwidth=FULL_SPEED)
+    client.wait(0.2)
+    assert client.vm.migration_status == "completed"
 
 
 def test_capabilities_are_refused_and_parameters_taken_while_a_migration_runs() -> None:
@@ -523,6 +600,37 @@ def test_a_descriptor_of_getfd_outlives_the_connection_and_an_idle_fd_set_does_n
     assert client.refusal("closefd", fdname="out") == "File descriptor named 'out' not found"
 
 
+@pytest.mark.parametrize("reason", ["the VM stands", "a migration writes to it"])
+def test_an_fd_set_in_use_outlives_the_connection(reason: str) -> None:
+    client = Client()
+    client.do("add-fd", 6, FdKind.FILE, fdset_id=3)
+    if reason == "the VM stands":
+        client.do("stop")
+    else:
+        start_migration(client, "file:/dev/fdset/3")
+    client.vm.disconnect(client.vm.now)
+    client.vm.connect(client.vm.now)
+    client.do("qmp_capabilities")
+    assert len(client.do("query-fdsets")) == 1
+
+
+def test_a_name_for_a_descriptor_must_not_begin_with_a_digit() -> None:
+    client = Client()
+    reply = client.send("getfd", 5, FdKind.PIPE, fdname="9a")
+    assert reply["error"]["desc"] == "Parameter 'fdname' expects a name not starting with a digit"
+
+
+def test_a_lost_monitor_takes_its_messages_with_it_and_the_migration_goes_on() -> None:
+    client = Client()
+    client.vm.receive({"execute": "migrate", "arguments": {"uri": "exec:cat"}}, client.vm.now)
+    client.vm.disconnect(client.vm.now)
+    client.vm.receive({"execute": "quit"}, client.vm.now)
+    client.vm.advance(10)
+    assert client.vm.output() == []
+    assert client.vm.alive
+    assert client.vm.migration_status == "completed"
+
+
 # Others
 
 
@@ -590,6 +698,32 @@ def test_a_dump_is_refused_during_a_migration_and_refuses_one() -> None:
     assert "dump-guest-memory in progress" in client.refusal("migrate", uri="exec:cat")
     client.wait(10)
     assert client.story[-2:] == ["DUMP_COMPLETED", "RESUME"]
+
+
+def test_a_dump_takes_only_the_formats_there_are() -> None:
+    client = Client(STOCK_7_2)
+    formats = client.do("query-dump-guest-memory-capability")["formats"]
+    assert formats == ["elf", "kdump-zlib", "win-dmp"]
+    refusal = client.refusal("dump-guest-memory", paging=False, protocol="file:/core", format="kdump-lzo")
+    assert refusal == "kdump-lzo is not available now"
+
+
+def test_a_dump_hands_out_what_it_writes() -> None:
+    client = Client()
+    client.do("dump-guest-memory", paging=False, protocol="file:/core", detach=True)
+    client.wait(0.1)
+    sizes = [write.size for write in client.vm.writes()]
+    client.wait(10)
+    writes = client.vm.writes()
+    assert (writes[-1].target, writes[-1].kind, writes[-1].last) == ("/core", "dump", True)
+    assert sum(sizes) + sum(write.size for write in writes) == client.do("query-dump")["total"]
+
+
+def test_devices_neither_come_nor_go_during_a_migration() -> None:
+    client = Client(scenario=Scenario(primaries=1))
+    start_migration(client)
+    assert client.refusal("device_del", id="primary0") == "device_del not allowed while migrating"
+    assert client.refusal("device_add", driver="e1000e") == "device_add not allowed while migrating"
 
 
 def test_a_dump_that_is_not_detached_blocks_the_monitor() -> None:
@@ -667,6 +801,12 @@ def test_an_option_rom_shows_in_its_properties_and_ram_blocks() -> None:
             "GenericError",
             "Parameter 'multifd-compression' does not accept value 'bad'",
         ),
+        (
+            "migrate-set-parameters",
+            {"multifd-channels": True},
+            "GenericError",
+            "Parameter 'multifd-channels' expects uint64",
+        ),
         ("qom-get", {"path": "/nope", "property": "type"}, "DeviceNotFound", "Device '/nope' not found"),
         ("device_del", {"id": "nope"}, "DeviceNotFound", "Device 'nope' not found"),
         ("set-action", {"panic": "bad"}, "GenericError", "Parameter 'panic' does not accept value 'bad'"),
@@ -676,6 +816,13 @@ def test_commands_are_refused_in_qemus_words(command: str, arguments: dict[str, 
     client = Client(STOCK_7_2)
     client.vm.receive({"execute": command, "arguments": arguments, "id": "x"}, 0.0)
     assert client.vm.output() == [{"error": {"class": error_class, "desc": desc}, "id": "x"}]
+
+
+def test_the_least_and_the_most_of_a_parameter_are_taken() -> None:
+    client = Client()
+    client.do("migrate-set-parameters", multifd_channels=1)
+    client.do("migrate-set-parameters", multifd_channels=255)
+    assert client.do("query-migrate-parameters")["multifd-channels"] == 255
 
 
 def test_nothing_is_answered_before_the_negotiation() -> None:
