@@ -1,0 +1,43 @@
+# Two commands do it all on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help demo check test bench docs clean
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(BIN)/.ready: pyproject.toml constraints.txt tools/setup-host
+	tools/setup-host python
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(BIN)/.ready ## boot a real guest, save it, show the story and the proof, clean up
+	tools/setup-host qemu
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/demo
+
+check: $(BIN)/.ready ## format, lint, types, layers and the fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.workflow_doc --check
+	$(BIN)/python -m pytest -q -m "not real" -n $(JOBS)
+
+test: check ## everything, with every real QEMU that can be had
+	tools/setup-host qemu more-qemus
+	$(BIN)/python -m pytest -q -m real -n $(JOBS) --dist loadfile
+
+bench: $(BIN)/.ready ## measure, against the steps driven by hand and the classic recipe
+	tools/setup-host qemu
+	$(BIN)/python tools/bench.py
+
+docs: $(BIN)/.ready ## write what is generated: docs/workflow.md
+	$(BIN)/python -m tools.workflow_doc
+
+clean: ## remove what was made here
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

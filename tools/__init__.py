@@ -1,0 +1,1 @@
+"""What builds, measures and documents vmtui; no part of what is installed."""
