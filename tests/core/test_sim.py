@@ -230,6 +230,13 @@ def test_device_add_brings_a_deleted_card_back() -> None:
     assert client.xp().endswith("0x00100406\r\n")
 
 
+def test_device_add_may_fail() -> None:
+    client = Client(scenario=Scenario(card=CardState.DELETED, addable=False))
+    client.vm.receive({"execute": "device_add", "arguments": DEVICE_ADD}, client.vm.now)
+    assert "error" in client.vm.output()[0]
+    assert client.vm.card == {"primary0": "deleted"}
+
+
 def test_on_7_2_a_deleted_card_comes_back_only_with_a_reboot() -> None:
     client = Client(STOCK_7_2, Scenario(card=CardState.DELETED))
     client.vm.receive({"execute": "device_add", "arguments": DEVICE_ADD}, client.vm.now)
@@ -509,6 +516,13 @@ def test_a_reset_during_a_dump_kills_qemu() -> None:
     client.do("dump-guest-memory", paging=False, protocol="file:/core", detach=True)
     client.send("system_reset")
     assert not client.vm.alive
+
+
+def test_the_human_monitor_takes_a_bandwidth_in_mib() -> None:
+    client = Client()
+    line = {"command-line": "migrate_set_parameter max-bandwidth 5"}
+    assert client.do("human-monitor-command", **line) == ""
+    assert client.do("query-migrate-parameters")["max-bandwidth"] == 5 << 20
 
 
 def test_a_busy_guest_at_low_bandwidth_is_never_saved() -> None:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from vmtui.backend.core.sim import shapes
-from vmtui.backend.core.sim.machine import LATER, ROMS, Machine, Migration, Refused
+from vmtui.backend.core.sim.machine import LATER, ROMS, Machine, Refused
+from vmtui.backend.core.sim.migration import Migration
 from vmtui.backend.core.sim.scenario import CardState
 from vmtui.backend.core.sim.target import Fd, FdKind, Target, exec_target, fd_target
 
@@ -17,7 +18,7 @@ Arguments = dict[str, Any]
 Command = Callable[[Machine, Arguments], Any]
 
 _PAGE = 4096
-_WITH_NUMBERS = frozenset({"active", "cancelling", "device", "pre-switchover", "postcopy-active"})
+_WITH_NUMBERS = frozenset({"active", "cancelling", "device", "pre-switchover"})
 _FDSET = "/dev/fdset/"
 
 
@@ -376,7 +377,7 @@ def _device_add(vm: Machine, arguments: Arguments) -> Any:
     if wanted in known:
         raise Refused(f"Duplicate device ID '{wanted}'")
     deleted = next((card for card in vm.cards if card.id == wanted and card.state is CardState.DELETED), None)
-    if deleted is None or not vm.scenario.deletable:
+    if deleted is None or not vm.scenario.addable:
         raise Refused(f"Bus '{arguments.get('bus', '')}' not found")
     if vm.profile.duplicate_id:
         raise Refused(f"Duplicate ID '{wanted}' for device")

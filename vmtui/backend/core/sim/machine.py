@@ -6,11 +6,12 @@ machine is told.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Any
 
 from vmtui.backend.core.sim.card import Card
+from vmtui.backend.core.sim.migration import NOWHERE, Dump, Migration
 from vmtui.backend.core.sim.profile import Profile
 from vmtui.backend.core.sim.scenario import CardState, Scenario, When
 from vmtui.backend.core.sim.stream import HEADER, Stream
@@ -40,15 +41,13 @@ _LOAD_BEGIN = 0.002
 _LOAD = 0.077
 _BIOS_RESET = 0.025
 
-NOWHERE = Target("file", "")
 RUNNING = "running"
 LATER = object()
 """A command's answer when the monitor is blocked until the machine calls `unblock`."""
-FINAL = frozenset({"", "completed", "failed", "cancelled"})
 _LITTLE = 0.5
 """QEMU writes in chunks, so a pass ends with less left than it need be."""
 
-STOPPABLE = frozenset({"active", "device", "pre-switchover", "postcopy-active"})
+STOPPABLE = frozenset({"active", "device", "pre-switchover"})
 
 
 class Refused(Exception):
@@ -57,54 +56,6 @@ class Refused(Exception):
     def __init__(self, desc: str, error_class: str = "GenericError") -> None:
         super().__init__(desc)
         self.error_class = error_class
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """The last migration, or the one that runs."""
-
-    status: str
-    target: Target
-    started: float
-    stream: Stream
-    background: bool = False
-    incoming: bool = False
-    error: str = ""
-    passes: int = 0
-    """Dirty bitmap syncs."""
-    polls_left: int | None = None
-    """While cancelling: looks at the unplug before QEMU gives up on it."""
-    stopped_it: bool = False
-    """The migration, not a client, stopped the VM: QEMU starts it again should this fail."""
-    old_state: str = ""
-    """The run state of a VM that stood already when the last stage began."""
-    active_at: float | None = None
-    switched_at: float | None = None
-    ended_at: float | None = None
-    written: int = 0
-    """Bytes already handed out as `Write`."""
-
-    @property
-    def runs(self) -> bool:
-        return self.status not in FINAL
-
-    @property
-    def copies(self) -> bool:
-        """Is RAM being sent at the rate the parameters allow?"""
-        return self.status == "active" and self.switched_at is None and not self.incoming
-
-
-@dataclass(frozen=True, slots=True)
-class Dump:
-    """The last memory dump, or the one that runs."""
-
-    status: str = "none"
-    total: int = 0
-    started: float = 0.0
-    target: Target = NOWHERE
-    was_running: bool = False
-    completed: int = 0
-    written: int = 0
 
 
 class Machine:

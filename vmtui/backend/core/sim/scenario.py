@@ -69,5 +69,5 @@ class Scenario:
     blocked_reasons: tuple[str, ...] = ()
     migrating: bool = False
     """Somebody else's migration runs already, to a file of theirs, at 64 KiB/s."""
-    deletable: bool = True
+    addable: bool = True
     """device_add brings a deleted card back, on a QEMU that can."""

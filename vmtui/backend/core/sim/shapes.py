@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vmtui.backend.core.sim.card import Card
-from vmtui.backend.core.sim.machine import Machine, Refused
+from vmtui.backend.core.sim.machine import MIB, Machine, Refused
 from vmtui.backend.core.sim.scenario import CardState
 
 MMCFG = 0xB0000000
@@ -79,9 +79,17 @@ def _hmp_set_parameter(vm: Machine, rest: str) -> str:
     name, _, value = rest.partition(" ")
     if name not in vm.parameters:
         return f"Error: invalid parameter value: {name}\r\n"
-    old = vm.parameters[name]
-    vm.parameters[name] = value == "on" if isinstance(old, bool) else int(value) if isinstance(old, int) else value
+    unit = MIB if name.endswith("bandwidth") else 1
+    vm.parameters[name] = _hmp_value(value, vm.parameters[name], unit)
+    vm.parameters_changed()
     return ""
+
+
+def _hmp_value(text: str, old: Any, unit: int) -> Any:
+    """Of the type the value had."""
+    if isinstance(old, bool):
+        return text == "on"
+    return int(text) * unit if isinstance(old, int) else text
 
 
 def _mtree(vm: Machine) -> str:

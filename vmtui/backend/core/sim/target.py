@@ -64,7 +64,6 @@ class Target:
 
 _NOUNS = {"exec": "command", "unix": "socket", "tcp": "socket"}
 _HEAD = re.compile(r"head -c (\d+)")
-_REDIRECTED = re.compile(r"cat\s*>\s*(\S+)")
 _PIPE_BUFFER = 65536
 
 
@@ -75,12 +74,6 @@ def exec_target(command: str) -> Target:
     if head := _HEAD.match(command):
         return Target("exec", command, limit=float(head[1]) + _PIPE_BUFFER)
     return Target("exec", command)
-
-
-def exec_path(command: str) -> str | None:
-    """The file that `cat > PATH` writes."""
-    redirected = _REDIRECTED.fullmatch(command.strip())
-    return redirected[1] if redirected else None
 
 
 def fd_target(fd: Fd) -> Target:
