@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -50,9 +51,9 @@ def _described(path: Path, report: StreamReport) -> str:
 def restore(path: Path, *, only_print: bool, cont: bool, as_json: bool) -> int:
     """Start a QEMU from a snapshot. Refuses, with the reason, what cannot be started or must not be."""
     plan = restoring.plan(path)
-    for note in plan.command.notes:
-        sys.stderr.write(f"note: {printable(note)}\n")
     if only_print:
+        for note in plan.command.notes:
+            sys.stderr.write(f"note: {printable(note)}\n")
         print(shell_line((*plan.manifest.host.launcher, *plan.command.argv), plan.manifest.host.cwd))
         sys.stderr.write(_by_hand(plan))
         return Exit.OK
@@ -64,6 +65,8 @@ def restore(path: Path, *, only_print: bool, cont: bool, as_json: bool) -> int:
             f"{printable(restored.name)}: loaded {printable(str(path), 300)}; run state {restored.runstate}, "
             f"pid {restored.pid}, monitor unix:{restored.monitor}"
         )
+        if plan.command.notes:
+            print(f"  its own sockets and logs are in {printable(str(plan.directory), 300)}")
         if restored.runstate != "running":
             print("  it waits for cont: use --cont next time, or now: vmtui resume " + f"unix:{restored.monitor}")
     return Exit.OK
@@ -73,6 +76,6 @@ def _by_hand(plan: "restoring.Plan") -> str:
     """What is to be typed at the monitor of a QEMU that was started by hand."""
     return (
         "then, on its monitor (HMP), as migrate-incoming takes it:\n"
-        f"  migrate_incoming exec:cat<{printable(str(plan.path), 300)}\n"
+        f"  migrate_incoming {printable('exec:cat ' + shlex.quote(str(plan.path)), 300)}\n"
         "and once info migrate says completed: cont\n"
     )

@@ -226,8 +226,7 @@ class LinePrinter:
                 self._out.write(words.finding_line(each.level, each.text, each.remedy) + "\n")
 
     def _phase(self, view: VmView, phase: Phase, since: float) -> None:
-        status = printable(view.state.vm.migration.status, 40)
-        self._out.write(f"{since:8.3f} s  {phase:9} {words.MEANING[phase]} (migration {status})\n")
+        self._out.write(f"{since:8.3f} s  {phase:9} {words.MEANING[phase]}{words.status_word(view.state, phase)}\n")
 
     def tick(self, view: VmView, now: float) -> None:
         pass

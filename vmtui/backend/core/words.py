@@ -66,6 +66,12 @@ def phase_line(state: State) -> str:
     return MEANING[work.phase]
 
 
+def status_word(state: State, phase: Phase) -> str:
+    """QEMU's own word, in the phases in which it is about this save; later it is about bringing the card back."""
+    ours = phase in (Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL, Phase.FINISH)
+    return f" (migration {printable(state.vm.migration.status, 40)})" if ours else ""
+
+
 def verdict(state: State) -> str:
     """Why the guest has not unplugged its card yet, in one word and what follows from it."""
     work, vm = the_work(state), state.vm

@@ -67,7 +67,7 @@ NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.UNPLUG:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
     Phase.PAUSE:     {Fact.STATUS: 0.25},
     Phase.SAVE:      {Fact.MIGRATION: 0.25, Fact.STATUS: 1.0},
-    Phase.CANCEL:    {Fact.MIGRATION: 0.1, Fact.STATUS: 0.5},
+    Phase.CANCEL:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
     Phase.FINISH:    {Fact.STATUS: 0.005},
     Phase.RESUME:    {Fact.STATUS: 0.05},
     Phase.REPLUG:    {Fact.MIGRATION: 0.05, Fact.STATUS: 0.5, Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY,
