@@ -36,11 +36,10 @@ def choose(vm: Vm, wish: Strategy) -> tuple[Strategy, str]:
     if not in_play(vm):
         return Strategy.STOP_FIRST, "no failover card is in play: the guest has nothing to unplug"
     if vm.features.pause_vm:
-        return Strategy.PAUSE_VM, "this QEMU has the migration parameter pause-vm: it pauses and plugs back by itself"
+        return Strategy.PAUSE_VM, "this QEMU has pause-vm: it pauses after the unplug, and plugs the card back by itself"
     return (
         Strategy.PAUSE_AFTER_UNPLUG,
-        "the guest must unplug its failover card while it runs, and this QEMU has no pause-vm: "
-        "vmtui pauses the VM as soon as the card has left",
+        "this QEMU has no pause-vm, so vmtui pauses the VM as soon as the running guest has let go of its card",
     )
 
 

@@ -58,11 +58,11 @@ def phase_line(state: State) -> str:
     """What is going on in this phase, with what matters about it."""
     work = the_work(state)
     if work.phase is Phase.UNPLUG:
-        return f"{MEANING[work.phase]}: {verdict(state)}"
+        return verdict(state)
     if work.phase is Phase.VERIFY and work.given_up:
         return "removing the partial file"
     if work.phase is Phase.CANCEL and work.marks.unplugged is None:
-        return f"{MEANING[work.phase]}: QEMU waits up to 30 s for the guest"
+        return "QEMU waits up to 30 s for the guest, then it is cancelled"
     return MEANING[work.phase]
 
 
@@ -84,7 +84,7 @@ def verdict(state: State) -> str:
         return f"paused: the guest is {printable(vm.runstate, 40)} and cannot answer until it runs"
     then = "cancels" if is_.stuck_means_cancel(state) else "goes on waiting"
     word = "slow" if waited > SLOW_AFTER else "waiting"
-    return f"{word}: {names}, {waited:.1f} s so far; vmtui {then} in {left:.0f} s"
+    return f"{word} for the guest to unplug {names}; {then} in {left:.0f} s"
 
 
 def progress_line(state: State, rate: float) -> str:
@@ -118,7 +118,10 @@ def headline(state: State) -> str:
     if work.baseline is None and work.failure is not None and work.failure.trouble is Trouble.UNREACHABLE:
         return f"{printable(work.failure.text)}; nothing was touched"
     why = f": {printable(work.failure.text)}" if work.failure else ""
-    return f"{name}: {_ENDINGS[work.outcome]}{why}"
+    if work.failure is not None and work.failure.trouble is Trouble.USER:
+        why = " by the user"
+    tail = "; the VM is as before" if work.outcome in (Outcome.FAILED, Outcome.CANCELLED) else ""
+    return f"{name}: {_ENDINGS[work.outcome]}{why}{tail}"
 
 
 _ENDINGS = {

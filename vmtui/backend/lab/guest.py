@@ -54,7 +54,10 @@ look() {
 
 device=eth0
 if [ "$LAB_SLAVES" != none ]; then
-    until look; [ $slaves = $LAB_SLAVES ]; do sleep 0.05; done
+    until look; [ $slaves = $LAB_SLAVES ]; do
+        [ -n "$LAB_STUBBORN" ] && echo 1 >/sys/bus/pci/rescan # deaf to hotplug, it must go and see
+        sleep 0.05
+    done
     for link in /sys/class/net/*/master; do device=$(readlink $link); done
     device=${device##*/}
 fi
@@ -95,13 +98,13 @@ class LabSpec:
     panic_action: str | None = None
     """QEMU's `-action panic=`: pause, poweroff, none ... None: its default, poweroff."""
     fill_mib: int = 0
-    """So much of the memory holds random bytes, which do not compress."""
+    """So much of the memory holds random bytes, which do not compress. The command line cannot be used again as it is."""
     qemu: str = "qemu-system-x86_64"
     """A name or a path; a wrapper script is as good."""
     extra_args: tuple[str, ...] = ()
     """With `-incoming` among them, a guest is up when its QEMU is."""
     machine: str = "q35"
-    """A failover primary needs PCI Express, so `pc` goes only without failover."""
+    """`pc` has no `pcie-mmcfg` window to look through; its pair sits behind PCI Express ports all the same."""
     disk: bool = False
     """A small qcow2 disk, node-name `disk0`; its first sector holds the number of the heartbeat."""
 
@@ -253,7 +256,7 @@ def kernel_parameters(spec: LabSpec) -> str:
     words = {
         "console=ttyS0 quiet panic=0 unknown_nmi_panic nokaslr mitigations=off": True,
         f"LAB_SLAVES={'virtio_net,e1000e' if spec.failover else 'none'}": True,
-        "acpiphp.disable=1": spec.stubborn,
+        "acpiphp.disable=1 LAB_STUBBORN=yes": spec.stubborn,
         f"memmap={spec.fill_mib}M${FILL_START_MIB}M": spec.fill_mib > 0,
     }
     return " ".join(word for word, wanted in words.items() if wanted)

@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from vmtui.backend.lab.errors import LabError
 from vmtui.backend.lab.guest import PANIC, READY, Boot, Heartbeat, LabSpec, Place, command, heartbeats
 
 BOOT_SECONDS = 60.0
-"""For one guest; each further one, booting at the same time, gets half as much more."""
+"""Ten times what a guest needs under TCG."""
 START_SECONDS = 60.0
 """For QEMU itself, before the guest runs."""
 POLL_SECONDS = 0.05
@@ -72,8 +72,12 @@ class _Record(msgspec.Struct, frozen=True):
 # --- the commands
 
 
-def up(spec: LabSpec, *, count: int = 1, name: str | None = None, say: Say = silent) -> tuple[LabVm, ...]:
+def up(
+    spec: LabSpec, *, count: int = 1, name: str | None = None, say: Say = silent, seconds: float = BOOT_SECONDS
+) -> tuple[LabVm, ...]:
     """Start guests; returns when all are ready: pinging, both cards in the failover device.
+
+    `seconds` is the time that one may take to boot; with more at once, each adds half as much.
 
     None is left if one fails. Raises LabError.
     """
@@ -85,7 +89,7 @@ def up(spec: LabSpec, *, count: int = 1, name: str | None = None, say: Say = sil
                 say(f"{chosen}: starting ({found.accelerator})")
                 started.append(_start(chosen, spec, found))
         for vm in started:
-            _await_ready(vm, BOOT_SECONDS * (count + 1) / 2)
+            _await_ready(vm, seconds * (count + 1) / 2)
             say(f"{vm.name}: ready")
     except BaseException:
         _remove(started)
@@ -115,11 +119,27 @@ def crash(name: str, *, seconds: float = 20.0) -> None:
     vm = next((vm for vm in list_guests() if vm.name == name), None)
     if vm is None:
         raise LabError(f"no such guest: {name}. `vmtui lab list` tells which there are")
-    _human_monitor(vm, "nmi")
+    _send_nmi(vm)
+    if not _within(seconds, lambda: _panicked(vm)):
+        raise LabError(f"{name}: got the NMI but did not panic; a stopped guest will, as soon as it runs.{_last_words(vm)}")
+
+
+def _send_nmi(vm: LabVm) -> None:
     try:
-        wait_for(vm, PANIC, seconds=seconds)
-    except LabError as error:
-        raise LabError(f"{name} got the NMI but did not panic; a paused guest will as soon as it runs. {error}") from error
+        _human_monitor(vm, "nmi")
+    except LabError:
+        if vm.alive:  # else QEMU ended of the panic before it could answer
+            raise
+
+
+def _panicked(vm: LabVm) -> bool:
+    """By its own words, or QEMU's: pvpanic stops the guest before those words are out, or ends QEMU."""
+    if PANIC in _read(vm.serial) or not vm.alive:
+        return True
+    try:
+        return "guest-panicked" in _human_monitor(vm, "info status")
+    except LabError:
+        return not vm.alive
 
 
 def wait_for(vm: LabVm, fact: str | Callable[[str], bool], *, seconds: float = 30.0) -> str:
@@ -128,15 +148,21 @@ def wait_for(vm: LabVm, fact: str | Callable[[str], bool], *, seconds: float = 3
     Raises LabError, with the log's last lines, after so many seconds, or when QEMU is gone before.
     """
     holds = fact if callable(fact) else lambda text: fact in text
+    _within(seconds, lambda: holds(_read(vm.serial)) or not vm.alive)
+    if holds(text := _read(vm.serial)):  # once more: the last words of a QEMU that ended
+        return text
+    why = f"not within {seconds:g} s" if vm.alive else "its QEMU ended"
+    raise LabError(f"{vm.name}: waited in vain for {fact!r}: {why}.{_last_words(vm)}")
+
+
+def _within(seconds: float, fact: Callable[[], bool]) -> bool:
+    """Whether it became true in time. The fact is looked at once more when time is up."""
     deadline = time.monotonic() + seconds
-    while True:
-        running, late = vm.alive, time.monotonic() > deadline
-        if holds(text := _read(vm.serial)):
-            return text
-        if late or not running:
-            why = "its QEMU ended" if not running else f"not within {seconds:g} s"
-            raise LabError(f"{vm.name}: waited in vain for {fact!r}: {why}.{_last_words(vm)}")
+    while time.monotonic() < deadline:
+        if fact():
+            return True
         time.sleep(POLL_SECONDS)
+    return fact()
 
 
 def read_heartbeats(serial: Path) -> tuple[Heartbeat, ...]:
@@ -157,7 +183,7 @@ def lab_directory() -> Path:
     return path
 
 
-def _lab_path(environment: "os._Environ[str] | dict[str, str]", uid: int) -> Path:
+def _lab_path(environment: Mapping[str, str], uid: int) -> Path:
     if chosen := environment.get("VMTUI_LAB_DIR"):
         return Path(chosen).absolute()
     if runtime := environment.get("XDG_RUNTIME_DIR"):
@@ -321,30 +347,27 @@ def _remove(guests: Collection[LabVm]) -> None:
 # --- looking at them
 
 
-def _human_monitor(vm: LabVm, line: str) -> None:
-    """Have the guest's human monitor carry out a command. Raises LabError."""
+def _human_monitor(vm: LabVm, line: str) -> str:
+    """What the guest's human monitor says to a command. Raises LabError."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
             connection.connect(str(Place(vm.directory).control))
-            for _ in _prompts(connection):
-                if not line:
-                    return
-                connection.sendall(line.encode() + b"\n")
-                line = ""
+            _until_prompt(connection)
+            connection.sendall(line.encode() + b"\n")
+            return _until_prompt(connection)
     except OSError as error:
         raise LabError(f"{vm.name}: its monitor does not answer: {error}") from error
-    raise LabError(f"{vm.name}: its monitor closed the connection")
 
 
-def _prompts(connection: socket.socket) -> Iterator[None]:
-    """Once for each prompt that the monitor shows."""
+def _until_prompt(connection: socket.socket) -> str:
     seen = b""
-    while data := connection.recv(4096):
+    while not seen.endswith(b"(qemu) "):
+        data = connection.recv(4096)
+        if not data:
+            raise ConnectionError("QEMU closed the connection")
         seen += data
-        if seen.endswith(b"(qemu) "):
-            seen = b""
-            yield
+    return seen.decode(errors="replace")
 
 
 def _read(path: Path) -> str:
