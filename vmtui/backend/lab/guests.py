@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def up(
     started: list[LabVm] = []
     try:
         with alone(lab_directory()):
-            for chosen in _names(name, count):
+            for chosen in new_names(name, count, {vm.name for vm in _alive()}):
                 say(f"{chosen}: starting ({found.accelerator})")
                 started.append(_start(chosen, spec, found))
         for vm in started:
@@ -175,7 +175,7 @@ def read_heartbeats(serial: Path) -> tuple[Heartbeat, ...]:
 
 def lab_directory() -> Path:
     """The directory of all guests, ours alone. Made if it is missing. Raises LabError."""
-    path = _lab_path(os.environ, os.geteuid())
+    path = lab_path(os.environ, os.geteuid())
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.lstat()
     if status.st_uid != os.geteuid() or path.is_symlink() or status.st_mode & 0o022:
@@ -183,7 +183,7 @@ def lab_directory() -> Path:
     return path
 
 
-def _lab_path(environment: Mapping[str, str], uid: int) -> Path:
+def lab_path(environment: Mapping[str, str], uid: int) -> Path:
     if chosen := environment.get("VMTUI_LAB_DIR"):
         return Path(chosen).absolute()
     if runtime := environment.get("XDG_RUNTIME_DIR"):
@@ -249,9 +249,8 @@ class _Ingredients:
             raise LabError(f"could not prepare the guest's kernel in {kernel.cache()}: {error}") from error
 
 
-def _names(name: str | None, count: int) -> tuple[str, ...]:
+def new_names(name: str | None, count: int, taken: Set[str]) -> tuple[str, ...]:
     """The names of new guests: as wished, else the lowest numbers that are free. Raises LabError."""
-    taken = {vm.name for vm in _alive()}
     if name is None:
         free = (f"lab{number}" for number in range(1, len(taken) + count + 1))
         return tuple([candidate for candidate in free if candidate not in taken][:count])
@@ -284,7 +283,7 @@ def _start(name: str, spec: LabSpec, found: _Ingredients) -> LabVm:
         pid = int(place.pidfile.read_text())
         began = process.started(pid)
         if began is None:
-            raise LabError(f"{name}: QEMU ended as soon as it had started.{_tail(place.errors)}{_tail(place.log)}")
+            raise LabError(f"{name}: QEMU ended as soon as it had started.{_said(place)}")
         record = _Record(name=name, pid=pid, started=began, uuid=str(uuid), spec=spec)
         beside = place.directory / f".{RECORD}"
         beside.write_bytes(msgspec.json.encode(record))
@@ -307,9 +306,9 @@ def _run_qemu(arguments: tuple[str, ...], place: Place, descriptors: tuple[int, 
                 check=False, timeout=START_SECONDS,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            raise LabError(f"{arguments[0]} did not start within {START_SECONDS:g} s.{_tail(place.errors)}") from error
+            raise LabError(f"{arguments[0]} did not start within {START_SECONDS:g} s.{_said(place)}") from error
     if done.returncode:
-        raise LabError(f"{arguments[0]} did not start (exit status {done.returncode}).{_tail(place.errors)}")
+        raise LabError(f"{arguments[0]} did not start (exit status {done.returncode}).{_said(place)}")
 
 
 def _make_disk(path: Path) -> None:
@@ -379,7 +378,12 @@ def _read(path: Path) -> str:
 
 def _last_words(vm: LabVm) -> str:
     place = Place(vm.directory)
-    return "".join(map(_tail, (place.errors, place.log, place.serial)))
+    return _said(place) + _tail(place.serial)
+
+
+def _said(place: Place) -> str:
+    """What QEMU said: to stderr until it has read its options, to its log from then on."""
+    return _tail(place.errors) + _tail(place.log)
 
 
 def _tail(path: Path, lines: int = 12) -> str:

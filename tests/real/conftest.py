@@ -1,0 +1,67 @@
+"""For tests with a real QEMU: each runs once for every QEMU found, in a lab of its own, and leaves nothing behind.
+
+def test_something(make_guest: MakeGuest) -> None:
+    vm = make_guest(stubborn=True)
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.real import qemus
+from tests.real.qemus import Qemu
+from vmtui.backend import lab
+from vmtui.backend.lab import LabSpec, LabVm
+
+NONE_FOUND = pytest.param(
+    None, id="no-qemu", marks=pytest.mark.skip(reason="no QEMU that runs: install one, or name it in VMTUI_QEMUS")
+)
+
+
+class MakeGuest(Protocol):
+    """Starts a guest with the QEMU of this run; fields of LabSpec, and a name if one is wished for."""
+
+    def __call__(self, *, name: str | None = None, **spec: Any) -> LabVm: ...
+
+
+def pytest_report_header() -> str:
+    names = ", ".join(qemu.id for qemu in qemus.found()) or "none"
+    return f"real QEMUs: {names} (tools/fetch-qemu gets others)"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("real")
+
+
+@pytest.fixture(params=[pytest.param(qemu, id=qemu.id) for qemu in qemus.found()] or [NONE_FOUND])
+def qemu(request: pytest.FixtureRequest) -> Qemu:
+    chosen: Qemu = request.param
+    return chosen
+
+
+@pytest.fixture
+def lab_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A lab of the test's own, with a path short enough for sockets. Ends what is left in it."""
+    directory = Path(tempfile.mkdtemp(prefix="vl-", dir="/tmp"))
+    monkeypatch.setenv("VMTUI_LAB_DIR", str(directory))
+    try:
+        yield directory
+    finally:
+        lab.down()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def make_guest(qemu: Qemu, lab_directory: Path) -> MakeGuest:
+    def make(*, name: str | None = None, **spec: Any) -> LabVm:
+        (vm,) = lab.up(LabSpec(**{"qemu": str(qemu.path)} | spec), name=name)
+        return vm
+
+    return make
