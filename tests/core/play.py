@@ -50,6 +50,7 @@ STATE_NUMBER, PIPE_NUMBER = 7, 8
 LIMIT = 400.0
 """Simulated seconds in which every workflow must have ended."""
 
+
 @cache
 def _features(profile: str) -> Features:
     return commands.features(json.loads(gzip.decompress((DATA / "schema" / f"{profile}.json.gz").read_bytes())))

@@ -21,8 +21,9 @@ from qemu.qmp.qmp_client import BadReplyError, ExecuteError
 from vmtui.backend.core.errors import Unreachable, VmtuiError
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, Peer, connectable_path, peer_of
+from vmtui.backend.holder import holder
 
-GREETING_LIMIT = 2.0
+GREETING_LIMIT = 1.4
 """Seconds for connecting, the greeting and the capabilities: a monitor that another client holds never greets."""
 
 _log = logging.getLogger("qemu.qmp")
@@ -56,7 +57,16 @@ class Monitor:
     def __init__(self, address: Address, on_message: Callable[[str, Mapping[str, Any]], None]) -> None:
         self.address = address
         self.peer: Peer | None = None
-        self._client = _Client(on_message)
+        self._client = _Client(self._seen)
+        self._on_message = on_message
+        self._sock: socket.socket | None = None
+
+    def _seen(self, direction: str, message: Mapping[str, Any]) -> None:
+        if self._sock is not None and direction == "recv":
+            # QEMU writes an event and a reply in two small pieces; a delayed ACK would hold the second for 40 ms.
+            with suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        self._on_message(direction, message)
 
     @property
     def fd_passing(self) -> bool:
@@ -82,21 +92,27 @@ class Monitor:
                 self.peer = peer_of(sock) if self.fd_passing else None
                 await self._client.connect(sock)
         except TimeoutError as error:
-            raise Unreachable(
-                f"another client holds this monitor: {self.address} accepts, but does not greet within "
-                f"{GREETING_LIMIT:g} s; close the other client, or use a second -qmp socket"
-            ) from error
+            raise Unreachable(await self._busy()) from error
         except ConnectError as error:
             raise Unreachable(f"{self.address} is no QMP monitor: {_reason(error.exc)}") from error
         except OSError as error:
             raise Unreachable(f"cannot connect to {self.address}: {_os_reason(error)}") from error
+
+    async def _busy(self) -> str:
+        client = await asyncio.to_thread(holder, self.address.path) if self.fd_passing else None
+        return (
+            f"another client holds this monitor: {client or 'somebody'}; {self.address} accepts, but does not greet within "
+            f"{GREETING_LIMIT:g} s. Close the other client, or use a second -qmp socket"
+        )
 
     async def _socket(self) -> socket.socket:
         loop = asyncio.get_running_loop()
         if self.address.kind == "tcp":
             infos = await loop.getaddrinfo(self.address.host, self.address.port, type=socket.SOCK_STREAM)
             family, kind, protocol, _name, target = infos[0]
-            return await self._connected(socket.socket(family, kind, protocol), target)
+            self._sock = await self._connected(socket.socket(family, kind, protocol), target)
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._sock
         with connectable_path(self.address.path) as path:
             return await self._connected(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
 
