@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo check test bench docs clean
+.PHONY: help demo check test bench docs pictures clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -37,6 +37,10 @@ bench: $(BIN)/.ready ## measure, against the steps driven by hand and the classi
 
 docs: $(BIN)/.ready ## write what is generated: docs/workflow.md
 	$(BIN)/python -m tools.workflow_doc
+
+pictures: $(BIN)/.ready ## make the README's pictures, from the program on a real guest
+	tools/setup-host qemu
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.pictures
 
 clean: ## remove what was made here
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

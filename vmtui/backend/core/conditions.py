@@ -32,7 +32,7 @@ SELF_PLUG = 1.0
 """Seconds that QEMU gets to plug a card back by itself, where it does so."""
 REPLUG_SETTLES = 1.0
 DRIVER_TIME = 3.0
-REPLUG_LIMIT = 10.0
+REPLUG_LIMIT = 45.0
 CANCEL_LIMIT = 60.0
 """QEMU waits 30 s for the guest before a cancel ends; twice that is no longer normal."""
 LOST_LIMIT = 60.0
@@ -402,7 +402,9 @@ def replug_must_be_cancelled(state: State) -> bool:
 
 
 def replug_has_time(state: State) -> bool:
-    return state.now - the_work(state).entered < REPLUG_LIMIT * (1 + the_work(state).tries.get("replug", 0))
+    """A card that the guest has forgotten is waited for by QEMU until the cancel's 30 s are over."""
+    work = the_work(state)
+    return state.now - max(work.entered, work.replug_at or 0.0) < REPLUG_LIMIT
 
 
 def pipe_not_handed_over(state: State) -> bool:

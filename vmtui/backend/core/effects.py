@@ -36,6 +36,7 @@ from vmtui.backend.core.state import State, give_up, note, the_work
 
 STATE_FD = "vmtui-state"
 PIPE_FD = "vmtui-replug"
+REPLUG_URIS = {"pipe": f"fd:{PIPE_FD}", "false": "exec:false", "throttle": "exec:cat > /dev/null"}
 ESSENTIAL = frozenset(
     {Fact.STATUS, Fact.MIGRATION, Fact.PARAMETERS, Fact.CAPABILITIES, Fact.DEVICES, Fact.FEATURES, Fact.CARDS}
 )
@@ -225,16 +226,8 @@ def hand_over_broken_pipe(state: State) -> State:
 
 def replug(state: State) -> State:
     """A migration that gets as far as `active` and then fails: QEMU plugs the card back, the guest never stops."""
-    method, vm = is_.replug_method(state), state.vm
-    if method == "pipe":
-        arguments: dict[str, Any] = {"uri": f"fd:{PIPE_FD}"}
-    elif method == "false":
-        arguments = {"uri": "exec:false"}
-    elif vm.features.channels:
-        arguments = _channel({"transport": "file", "filename": "/dev/null", "offset": 0})
-    else:
-        arguments = {"uri": "exec:cat > /dev/null"}
-    sent = _forget(tried(send(state, Command("migrate", arguments)), "replug"), Fact.MIGRATION)
+    uri = REPLUG_URIS[is_.replug_method(state)]
+    sent = _forget(tried(send(state, Command("migrate", {"uri": uri})), "replug"), Fact.MIGRATION)
     return _with(sent, replug_fd=False, replug_at=state.now)
 
 

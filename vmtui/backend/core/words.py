@@ -69,7 +69,8 @@ def phase_line(state: State) -> str:
 def status_word(state: State, phase: Phase) -> str:
     """QEMU's own word, in the phases in which it is about this save; later it is about bringing the card back."""
     ours = phase in (Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL, Phase.FINISH)
-    return f" (migration {printable(state.vm.migration.status, 40)})" if ours else ""
+    status = printable(state.vm.migration.status, 40)
+    return f" (migration {status})" if ours and status != "none" else ""
 
 
 def verdict(state: State) -> str:

@@ -1,0 +1,268 @@
+"""What a workflow does with a VM, told as facts about the VM."""
+
+import pytest
+from msgspec.structs import replace
+
+from tests.core.play import Play
+from vmtui.backend.core import workflow
+from vmtui.backend.core.commands import Action, Command
+from vmtui.backend.core.events import Answered, QmpEvent, Tick, Wish
+from vmtui.backend.core.model import Goal, OnStuck, Options, Outcome, Phase, Strategy, Then
+from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, Profile, Scenario
+from vmtui.backend.core.workflow import NEEDS, RULES, wake
+
+STOCK = (STOCK_7_2, STOCK_10_0, STOCK_11_1)
+SAVE = Options(output="/snap/vm.vmstate")
+RESUME = Options(goal=Goal.RESUME)
+
+
+@pytest.fixture(params=STOCK, ids=lambda profile: profile.name)
+def stock(request: pytest.FixtureRequest) -> Profile:
+    assert isinstance(request.param, Profile)
+    return request.param
+
+
+def test_a_good_save_goes_through_the_phases_in_order(stock: Profile) -> None:
+    play = Play(profile=stock)
+    result = play.run()
+    order = "preflight prepare unplug pause save finish resume replug settle verify prove done"
+    assert " ".join(play.phases()) == order
+    assert (result.outcome, result.card, result.driven, result.restored) == (Outcome.SAVED, "plugged", True, True)
+
+
+def test_nothing_is_changed_before_the_intent_is_written_down(stock: Profile) -> None:
+    play = Play(profile=stock)
+    play.run()
+    changes = [each for each in play.sent if isinstance(each, Command) and each.learns is None]
+    assert [type(each).__name__ for each in play.sent].index("Reserve") < play.sent.index(changes[0])
+
+
+def test_the_guest_runs_until_its_card_has_left_and_stands_still_for_the_copy_only(stock: Profile) -> None:
+    play = Play(profile=stock)
+    result = play.run()
+    ((begun, ended),) = play.vm.intervals()
+    assert result.stopped_seconds == pytest.approx(ended - begun, abs=0.002)
+    assert result.unplug_seconds is not None
+    assert result.unplug_seconds >= 0.25
+    assert result.run_on_seconds is not None
+    assert result.run_on_seconds < 0.002
+
+
+def test_the_bandwidth_is_low_until_the_pause_and_full_for_the_copy(stock: Profile) -> None:
+    play = Play(profile=stock)
+    play.run()
+    limits = [each.arguments["max-bandwidth"] for each in play.commands("migrate-set-parameters")]
+    assert limits == [64 << 10, 1 << 43, 128 << 20]
+
+
+def test_a_capability_that_would_change_the_stream_is_off_for_the_save_and_on_again_after_it() -> None:
+    play = Play(profile=STOCK_10_0)
+    play.vm.capabilities = frozenset({"mapped-ram", "multifd"})
+    play.before = dict(play.vm.parameters), play.vm.capabilities
+    assert play.run().outcome is Outcome.SAVED
+    off = play.commands("migrate-set-capabilities")[0].arguments["capabilities"]
+    assert {"capability": "mapped-ram", "state": False} in off
+    assert play.vm.capabilities == {"mapped-ram", "multifd"}
+
+
+def test_pause_vm_is_used_where_it_is_offered_and_put_back() -> None:
+    play = Play(profile=PAUSE_VM_10_0)
+    result = play.run()
+    assert result.strategy == "pause-vm"
+    assert not play.commands("stop")
+    assert not play.vm.parameters["pause-vm"]
+    assert len(play.commands("migrate")) == 1, "QEMU plugs the card back by itself"
+
+
+def test_from_9_1_on_the_file_goes_by_an_fd_set_and_before_by_getfd() -> None:
+    assert {profile.name: _uri(profile) for profile in STOCK} == {
+        "stock-7.2": "fd:vmtui-state",
+        "stock-10.0": "file:/dev/fdset/0",
+        "stock-11.1": "file:/dev/fdset/0",
+    }
+
+
+def _uri(profile: Profile) -> str:
+    play = Play(profile=profile)
+    play.run()
+    assert not play.vm.fdsets, "the fd set is removed again"
+    return str(play.commands("migrate")[0].arguments["uri"])
+
+
+def test_the_card_comes_back_by_a_migration_that_cannot_be_written(stock: Profile) -> None:
+    play = Play(profile=stock)
+    play.run()
+    assert play.commands("migrate")[1].arguments == {"uri": "fd:vmtui-replug"}
+    assert play.vm.card == {"primary0": "plugged"}
+
+
+@pytest.mark.parametrize("refused", ["fd:vmtui-replug", "exec:false"])
+def test_where_one_way_to_replug_is_refused_the_next_is_tried(stock: Profile, refused: str) -> None:
+    def refuse(_play: Play, action: Action) -> str | None:
+        broken = isinstance(action, Command) and str(action.arguments.get("uri", "")) in {"fd:vmtui-replug", refused}
+        return "refuse" if broken else None
+
+    play = Play(profile=stock, fault=refuse)
+    result = play.run()
+    assert (result.outcome, play.vm.card) == (Outcome.SAVED, {"primary0": "plugged"})
+    assert play.vm.parameters["max-bandwidth"] == 128 << 20
+
+
+def test_a_card_that_no_way_brings_back_is_told_loudly(stock: Profile) -> None:
+    def refuse(play: Play, action: Action) -> str | None:
+        replug = isinstance(action, Command) and action.execute == "migrate" and play.work.phase is Phase.REPLUG
+        return "refuse" if replug else None
+
+    result = Play(profile=stock, fault=refuse).run()
+    assert result.outcome is Outcome.ATTENTION
+    assert result.exit_code == 10
+    assert any("primary0" in note for note in result.notes)
+    assert result.file is not None, "the state itself was saved"
+
+
+def test_a_guest_that_does_not_let_go_is_left_as_it_was(stock: Profile) -> None:
+    play = Play(profile=stock, scenario=Scenario(unplug_delay=None), options=replace(SAVE, unplug_timeout=2.0))
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.CANCELLED, 6)
+    assert (play.vm.runstate, play.vm.card, play.store.partial) == ("running", {"primary0": "plugged"}, False)
+
+
+def test_on_stuck_wait_goes_on_waiting_and_saves_in_the_end(stock: Profile) -> None:
+    options = replace(SAVE, unplug_timeout=2.0, on_stuck=OnStuck.WAIT)
+    assert Play(profile=stock, scenario=Scenario(unplug_delay=12.0), options=options).run().outcome is Outcome.SAVED
+
+
+def test_a_guest_paused_by_another_is_resumed_inside_the_cancel_window_and_keeps_its_card(stock: Profile) -> None:
+    scenario = Scenario(paused_by_other="wait-unplug", unplug_delay=1.0)
+    play = Play(profile=stock, scenario=scenario, options=replace(SAVE, unplug_timeout=3.0))
+    result = play.run()
+    assert result.outcome is Outcome.CANCELLED
+    assert (play.vm.runstate, play.vm.card) == ("running", {"primary0": "plugged"})
+
+
+def test_a_panicked_guest_is_left_as_it_stands(stock: Profile) -> None:
+    scenario = Scenario(panics="wait-unplug", panic_action="pause", unplug_delay=1.0)
+    play = Play(profile=stock, scenario=scenario)
+    result = play.run()
+    assert result.outcome is Outcome.ATTENTION
+    assert play.vm.runstate == "guest-panicked"
+    assert not play.commands("cont")
+
+
+def test_a_state_that_was_complete_when_qemu_died_is_kept(stock: Profile) -> None:
+    play = Play(profile=stock, scenario=Scenario(killed="completed"))
+    result = play.run()
+    assert result.outcome is Outcome.ATTENTION
+    assert play.store.published
+    assert result.file == SAVE.output
+
+
+def test_a_qemu_that_dies_half_way_leaves_no_file(stock: Profile) -> None:
+    play = Play(profile=stock, scenario=Scenario(killed="active"))
+    assert play.run().outcome is Outcome.ATTENTION
+    assert (play.store.partial, play.store.published) == (False, False)
+
+
+def test_a_file_that_is_not_whole_is_removed_and_the_guest_runs(stock: Profile) -> None:
+    play = Play(profile=stock)
+    play.store.refuse = "verify"
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 7)
+    assert (play.store.partial, play.vm.runstate, play.vm.card) == (False, "running", {"primary0": "plugged"})
+
+
+def test_a_guest_that_was_to_quit_runs_on_if_its_file_is_not_whole(stock: Profile) -> None:
+    play = Play(profile=stock, options=replace(SAVE, then=Then.QUIT))
+    play.store.refuse = "verify"
+    result = play.run()
+    assert result.outcome is Outcome.FAILED
+    assert (play.vm.alive, play.vm.runstate, play.vm.card) == (True, "running", {"primary0": "plugged"})
+
+
+def test_resume_brings_a_paused_vm_and_its_card_back(stock: Profile) -> None:
+    first = Play(profile=stock, options=replace(SAVE, then=Then.STAY_PAUSED))
+    first.run()
+    assert first.vm.card == {"primary0": "out"}
+    second = Play(profile=stock, options=RESUME)
+    second.vm, second.now = first.vm, first.now
+    second.vm.disconnect(second.now)
+    result = second.run()
+    assert result.outcome is Outcome.RESUMED
+    assert (second.vm.runstate, second.vm.card) == ("running", {"primary0": "plugged"})
+
+
+def test_resume_brings_back_a_card_that_the_guest_forgot(stock: Profile) -> None:
+    scenario = Scenario(card=CardState.OUT, guest_forgot_card=True)
+    play = Play(profile=stock, scenario=scenario, options=RESUME)
+    result = play.run()
+    assert (result.outcome, play.vm.card) == (Outcome.RESUMED, {"primary0": "plugged"}), result
+
+
+def test_a_card_that_is_out_already_is_refused_before_anything_is_touched(stock: Profile) -> None:
+    play = Play(profile=stock, scenario=Scenario(card=CardState.OUT))
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.REFUSED, 4)
+    assert not [each for each in play.sent if isinstance(each, Command) and each.learns is None]
+
+
+def test_a_card_that_cannot_be_proved_is_never_said_to_be_back(stock: Profile) -> None:
+    result = Play(profile=stock, scenario=Scenario(q35=False)).run()
+    assert (result.outcome, result.card) == (Outcome.SAVED, "not-proved")
+
+
+def test_a_check_changes_nothing(stock: Profile) -> None:
+    play = Play(profile=stock, options=replace(SAVE, goal=Goal.CHECK))
+    assert play.run().outcome is Outcome.CHECKED
+    assert not [each for each in play.sent if isinstance(each, Command) and each.learns is None]
+
+
+def test_a_background_save_stops_the_guest_for_milliseconds_and_brings_the_card_back(stock: Profile) -> None:
+    play = Play(profile=stock, options=replace(SAVE, strategy=Strategy.BACKGROUND))
+    result = play.run()
+    assert result.outcome is Outcome.SAVED
+    assert result.stopped_seconds is not None
+    assert result.stopped_seconds < 0.01
+    assert play.vm.card == {"primary0": "plugged"}
+    assert not play.vm.capabilities
+
+
+def test_progress_never_runs_backwards() -> None:
+    shares: list[float] = []
+    play = Play(ram=4 << 30)
+    play.watch = lambda play: shares.append(play.work.done_share)
+    play.run()
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert len(set(shares)) > 3
+
+
+def test_a_sleeping_engine_is_woken_for_every_fact_that_grows_old() -> None:
+    play = Play(scenario=Scenario(unplug_delay=None))
+    play.connect()
+    play.step(Wish(play.now, play.options))
+    while play.work.phase is not Phase.UNPLUG:
+        play.turn()
+    due = wake(play.state)
+    assert due is not None
+    assert due - play.now <= min(NEEDS[Phase.UNPLUG].values())
+
+
+def test_an_answer_that_nobody_waits_for_changes_nothing() -> None:
+    play = Play()
+    play.run()
+    before = play.state
+    after = workflow.step(before, Answered(before.now))
+    assert after == before
+
+
+def test_events_of_others_are_facts_even_without_a_workflow() -> None:
+    play = Play()
+    play.connect()
+    state = workflow.step(play.state, QmpEvent(1.0, "STOP", {}))
+    assert (state.vm.runstate, state.work) == ("paused", None)
+    assert workflow.step(state, Tick(2.0)).vm == state.vm
+
+
+def test_every_phase_but_the_last_has_rules_and_every_rule_does_something_or_waits() -> None:
+    assert set(RULES) == set(Phase)
+    assert [phase for phase, rules in RULES.items() if not rules] == [Phase.DONE]
