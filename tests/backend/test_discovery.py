@@ -206,10 +206,10 @@ def test_a_process_that_is_not_qemus_costs_fifty_microseconds_at_most(tmp_path: 
     for pid in range(100, 500):
         (proc / str(pid)).symlink_to(java)
     took = []
-    for _ in range(3):  # the best of three: others use this machine too
-        started = time.perf_counter()
+    for _ in range(3):
+        started = time.process_time()  # others use this machine too
         assert names(proc) == ["vm"]
-        took.append(time.perf_counter() - started)
+        took.append(time.process_time() - started)
     assert min(took) / 400 < 50e-6
 
 
@@ -423,7 +423,7 @@ def test_a_socket_however_deep_can_be_connected(tmp_path: Path, depth: int) -> N
 # --- real QEMUs -------------------------------------------------------------------------------------------------------
 
 IDLE = ("-S", "-nodefaults", "-display", "none", "-qmp", "stdio")
-"""Its greeting on stdout tells that every socket is open."""
+"""Its first reply on stdout tells that every socket is open: the greeting comes from a thread, and may come earlier."""
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -437,8 +437,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
         pipe = subprocess.PIPE
         child = subprocess.Popen(argv, cwd=tmp_path, env={**os.environ, **environment}, stdin=pipe, stdout=pipe)
         children.append(child)
+        assert child.stdin is not None
         assert child.stdout is not None
+        child.stdin.write(b'{"execute": "qmp_capabilities"}')
+        child.stdin.flush()
         assert b'"QMP"' in child.stdout.readline(), "QEMU did not start"
+        assert child.stdout.readline() == b'{"return": {}}\r\n'
         return child
 
     yield start_one
@@ -456,7 +460,8 @@ def greeted(address: Address) -> int:
     with socket.socket(socket.AF_UNIX) as client, discovery.connectable_path(address.path) as path:
         client.settimeout(10)
         client.connect(path)
-        assert b"QMP" in client.recv(200)
+        with client.makefile() as lines:  # pretty ones have several
+            assert any('"QMP"' in line for line in lines)
         peer = discovery.peer_of(client)
         assert peer is not None
         assert peer.is_qemu

@@ -61,6 +61,8 @@ def test_what_is_written_as_keyval_reads_the_same(pairs: list[tuple[str, str]], 
         ("backend=socket,id=m", [("backend", "socket"), ("id", "m")]),
         ("a,,b=c", [("backend", "a,b=c")]),
         ("id=,,,x=1", [("id", ","), ("x", "1")]),
+        ("no", [("backend", "no")]),
+        ("id=x,server=off", [("id", "x"), ("server", "off")]),
         ("", []),
     ],
 )
@@ -93,6 +95,7 @@ def test_json_that_cannot_be_read_is_left_alone(text: str) -> None:
 )
 def test_a_loader_called_by_hand_is_told_from_the_program(loader: tuple[str, ...]) -> None:
     assert cmdline.split_launcher((*loader, QEMU, "-S")) == (loader, (QEMU, "-S"))
+    assert cmdline.split_launcher(loader) == (loader, ())
 
 
 @pytest.mark.parametrize(
@@ -168,6 +171,15 @@ def test_a_qmp_monitor_is_found_in_every_spelling(words: list[str], monitor: Mon
         (["-qmp", "tcp:a b:44,server=on"], "its host"),
         (["-mon", "gone,mode=control"], "not on the command line"),
         (["-mon", "m,mode=control", "-chardev", "socket,id=m,fd=7,server=on"], "file descriptor 7"),
+        (
+            [
+                *("-mon", "m,mode=control", "-chardev"),
+                '{"id":"m","backend":"socket","server":true,"addr":{"type":"fd","str":"7"}}',
+            ],
+            "file descriptor 7",
+        ),
+        (["-mon", "m,mode=control", "-chardev", '{"id":"m","backend":"socket","path":"/a","server":false}'], "client"),
+        (["-qmp"], "cannot be read"),
         (["-mon", "m,mode=control", "-chardev", "socket,id=m,path=/a,server=on,tls-creds=t"], "TLS"),
         (
             ["-mon", "m,mode=control", "-chardev", '{"id":"m","backend":"socket","path":"\\u0000\\ud800","server":true}'],
@@ -182,7 +194,15 @@ def test_a_monitor_that_cannot_be_used_says_why(words: list[str], reason: str) -
 
 def test_monitors_for_people_are_not_qmp() -> None:
     argv = [QEMU, "-monitor", "unix:/a,server=on", "-chardev", "socket,id=m,path=/b,server=on", "-mon", "m"]
-    assert cmdline.qmp_monitors(argv) == ()
+    assert cmdline.qmp_monitors([*argv, "-object", "x,mode=control,chardev=m"]) == ()
+
+
+@pytest.mark.parametrize("device", ["file:/x", "tcp::qmp,server=on", "udp::4", "stdio"])
+def test_a_monitor_without_an_address_has_none(device: str) -> None:
+    (monitor,) = cmdline.qmp_monitors([QEMU, "-qmp", device])
+    assert (monitor.kind, monitor.path, monitor.port) == ("other", "", 0)
+    datagrams = [QEMU, "-mon", "m,mode=control", "-chardev", "udp,id=m,host=h,port=4"]
+    assert cmdline.qmp_monitors(datagrams)[0].kind == "other"
 
 
 LIBVIRT = (
@@ -375,8 +395,13 @@ OWN_PATHS = [
     ),
     (
         "-chardev",
-        '{"backend": "socket", "a.b": "/x", "path": "/x", "server": true, "wait": false, "id": "\udce9"}',
-        '{"backend": "socket", "a.b": "/x", "path": "/copy/x", "server": true, "wait": false, "id": "\udce9"}',
+        '{"backend": "socket", "a": 1, "a.path": "/x", "server": true, "wait": false, "id": "\udce9"}',
+        '{"backend": "socket", "a": 1, "a.path": "/copy/x", "server": true, "wait": false, "id": "\udce9"}',
+    ),
+    (
+        "-chardev",
+        '{"backend": "socket", "list": [1, {"path": "/x"}], "server": true, "wait": false}',
+        '{"backend": "socket", "list": [1, {"path": "/copy/x"}], "server": true, "wait": false}',
     ),
     ("-vnc", "unix:/v.sock,password=on", "unix:/copy/v.sock,password=on"),
     ("-display", "vnc=unix:/v.sock", "vnc=unix:/copy/v.sock"),
@@ -410,6 +435,8 @@ def test_after_the_original_everything_keeps_its_place(option: str, value: str, 
         ("-chardev", "socket,id=tpm,path=/run/swtpm.sock,reconnect=1"),
         ("-chardev", "file,id=c,path=/dev/null"),
         ("-serial", "file:/dev/null"),
+        ("-gdb", "unix:/gdb.sock"),
+        ("-append", "path=/x,server=on"),
         ("-object", "rng-random,id=r,filename=/dev/urandom"),
         ("-serial", "null"),
         ("-vnc", "none"),

@@ -287,7 +287,7 @@ def _start_directory(folder: Path, argv: Sequence[str]) -> str:
 def _paths(argv: Sequence[str]) -> list[str]:
     """Of files that can bear witness: they are there, or QEMU has them open."""
     written = [option.value or "" for option in cmdline.options(argv) if option.name in {"pidfile", "D"}]
-    devices = [device.path for device in cmdline.chardevs(argv) if device.listens or device.backend == "file"]
+    devices = [device.path for device in cmdline.chardevs(argv) if device.server or device.backend == "file"]
     return [*written, *devices, *cmdline.disks(argv)]
 
 

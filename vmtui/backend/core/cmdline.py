@@ -125,9 +125,7 @@ class Arguments:
         return self.get(key) in _TRUE
 
     def with_values(self, changes: Mapping[str, str]) -> str:
-        """The argument's text with these keys set; untouched if nothing is to change."""
-        if not changes:
-            return self.text
+        """The argument's text with these keys set."""
         if self.form is Form.JSON:
             return _json_with(self.text, changes)
         pairs = [(key, changes.get(key, value)) for key, value in self.pairs]
@@ -210,7 +208,7 @@ def _pair(piece: str) -> tuple[str, str]:
     key, equals, value = piece.partition("=")
     if equals:
         return key, value.replace(",,", ",")
-    return (key[2:], "off") if key.startswith("no") and len(key) > 2 else (key, "on")
+    return (key[2:], "off") if key.startswith("no") else (key, "on")
 
 
 def _parsed_json(text: str) -> Any:
@@ -246,7 +244,7 @@ def _flattened(value: Any, key: str) -> Iterator[tuple[str, str]]:
 def _json_with(text: str, changes: Mapping[str, str]) -> str:
     document = _parsed_json(text)
     for key, value in changes.items():
-        _set(document, key, {"on": True, "off": False}.get(value, value) if key.endswith("wait") else value)
+        _set(document, key, {"on": True, "off": False}.get(value, value))
     return json.dumps(document, ensure_ascii=False)  # bytes that are not UTF-8 must come out as they went in
 
 
@@ -256,8 +254,7 @@ def _set(document: Any, key: str, value: str | bool) -> None:
     for name, inner in inside.items():
         if isinstance(inner, dict | list) and key.startswith(f"{name}."):
             return _set(inner, key[len(name) + 1 :], value)
-    if isinstance(document, dict):
-        document[key] = value
+    document[key] = value
     return None
 
 
@@ -278,7 +275,7 @@ def _short(text: str) -> Arguments:
     if kind == "unix":
         pairs = (("backend", "socket"), *keyval(rest, "path")[0])
     elif kind in _TCP_KINDS:
-        pairs = (("backend", "socket"), *_host_and_port(rest), *(() if kind == "tcp" else ((kind, "on"),)))
+        pairs = (("backend", "socket"), *_host_and_port(rest), (kind, "on"))
     else:  # QEMU takes the whole rest as it is, commas too
         pairs = (("backend", kind), ("path", rest))
     return Arguments(text, Form.SHORT, pairs, prefix=prefix)
@@ -298,7 +295,7 @@ def _short_text(prefix: str, pairs: Sequence[tuple[str, str]]) -> str:
     if kind in _TCP_KINDS:
         more = to_keyval((key, value) for key, value in pairs if key not in {"backend", "host", "port", kind})
         host = f"[{known['host']}]" if ":" in known["host"] else known["host"]
-        return f"{prefix}{host}:{known['port']}" + (f",{more}" if more else "")
+        return f"{prefix}{host}:{known['port']},{more}"
     return prefix + known.get("path", "")
 
 
@@ -323,22 +320,17 @@ class Chardev:
     """telnet, websocket or TLS: not a plain stream of bytes."""
     arguments: Arguments
 
-    @property
-    def listens(self) -> bool:
-        return self.backend == "socket" and self.server and not self.fd
-
 
 def chardevs(argv: Sequence[str]) -> tuple[Chardev, ...]:
     """Every character device, from `-chardev` and from the short form of `-qmp`, `-serial`, `-monitor`, ..."""
-    return tuple(_chardev(option) for option in options(argv) if option.name in _CHARDEV_OPTIONS and option.value)
+    return tuple(_chardev(option) for option in options(argv) if option.name in _CHARDEV_OPTIONS)
 
 
 def _chardev(option: Option) -> Chardev:
     given = arguments(option)
     value = {name: given.get(given.leaf(name)) for name in ("path", "host", "port", "fd", "tls-creds")}
-    if given.form is Form.JSON:  # QAPI's names for a log file and a file descriptor
-        value["path"] = value["path"] or given.get(given.leaf("out"))
-        value["fd"] = value["fd"] or given.get(given.leaf("str"))
+    value["path"] = value["path"] or given.get(given.leaf("out"))  # QAPI's names for a log file and a file descriptor
+    value["fd"] = value["fd"] or given.get(given.leaf("str"))
     server = given.get(given.leaf("server"), "on" if option.name == "gdb" and value["port"] else "off") in _TRUE
     return Chardev(
         option,
@@ -425,9 +417,9 @@ def _why_not(device: Chardev, *, libvirt: bool) -> str | None:
         return f"QEMU is the client there: it connects to {printable(peer, 200)}"
     if device.encoded:
         return "it speaks telnet, websocket or TLS"
-    if device.path and not _is_a_path(device.path):
+    if not _is_a_path(device.path):
         return f"its path, {printable(device.path, 200)}, is none that a socket can have"
-    if not device.path and not re.fullmatch(r"[A-Za-z0-9_.:%-]*", device.host):
+    if not re.fullmatch(r"[A-Za-z0-9_.:%-]*", device.host):
         return f"its host, {printable(device.host, 200)}, is none that can be looked up"
     if not device.path and not _port(device):
         return f"its port, {printable(device.port, 40) or 'none'}, is not a number to connect to"
@@ -724,7 +716,7 @@ def _own_paths(option: Option) -> tuple[_OwnPath, ...]:
 
 def _chardev_paths(device: Chardev) -> Iterator[_OwnPath]:
     written = device.backend == "file" and not device.path.startswith("/dev/")
-    if device.path and (device.listens or written):
+    if device.path and (device.server or written):
         key = next(key for key, value in reversed(device.arguments.pairs) if value == device.path)
         yield _OwnPath(key, device.path)
     log = device.arguments.leaf("logfile")
@@ -838,7 +830,7 @@ _HOST_DEVICES = frozenset({"serial", "tty", "parallel", "parport", "pipe"})
 
 
 def _chardev_clash(device: Chardev) -> str | None:
-    if device.listens and not device.path and device.port not in {"", "0"} and not device.arguments.get("to"):
+    if device.server and not device.path and device.port not in {"", "0"} and not device.arguments.get("to"):
         return f"the original listens on TCP port {printable(device.port, 20)}"
     if device.backend in _HOST_DEVICES or device.backend.startswith("/dev/"):
         return "the original reads from this device"
