@@ -51,14 +51,33 @@ def _guarded(command: Callable[[Any], int], given: argparse.Namespace) -> int:
     try:
         return command(given)
     except VmtuiError as error:
-        sys.stderr.write(f"vmtui: {error}\n")
+        lines = "\n".join(map(_printable, str(error).split("\n")))
+        sys.stderr.write(f"vmtui: {lines}\n")
         return int(error.code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        sys.stderr.write("vmtui: interrupted\n")
+        sys.stderr.write("vmtui: interrupted before anything was changed\n")
         return 5
+    except Exception as error:
+        if "VMTUI_DEBUG" in os.environ:
+            raise
+        sys.stderr.write(f"vmtui: a bug in vmtui: {_root_of(error)!r}. {WAY_OUT}\n")
+        return 10
+
+
+WAY_OUT = (
+    "If a save was under way, look at the VM: vmtui check VM; vmtui resume VM makes it run with its card. "
+    "VMTUI_DEBUG=1 shows where it happened"
+)
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """What is behind a group of errors."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def build_parser() -> argparse.ArgumentParser:

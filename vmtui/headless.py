@@ -171,10 +171,10 @@ class JsonPrinter:
         self._progress(view, work)
 
     def _records(self, view: VmView) -> None:
-        for record in view.log:
-            if record.number > self._number:
-                self._number = record.number
-                self._line(record.at, record.kind, record.data)
+        newest = view.log[-1].number if view.log else 0
+        for record in view.log[-(newest - self._number) :] if newest > self._number else ():
+            self._line(record.at, record.kind, record.data)
+        self._number = newest
 
     def _progress(self, view: VmView, work: Workflow) -> None:
         share = (work.done_share, view.state.vm.migration.transferred)

@@ -15,6 +15,7 @@ from vmtui.backend.core.model import (
     Sent,
     Strategy,
     Then,
+    Workflow,
 )
 from vmtui.backend.core.state import State, the_work
 
@@ -27,6 +28,12 @@ INCOMPATIBLE = ("mapped-ram", "multifd", "postcopy-ram", "pause-before-switchove
                 "x-colo", "x-ignore-shared", "zero-copy-send", "compress", "xbzrle", "dirty-bitmaps")  # fmt: skip
 """Capabilities that change what is in the stream or when it ends: off for the time of a save."""
 
+MANAGED = ("max-bandwidth", "pause-vm", "tls-creds")
+"""The parameters that vmtui changes, where they are there."""
+SAVING = frozenset({Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE})
+MIGRATING = SAVING | {Phase.REPLUG}
+"""Phases that start a migration of vmtui's own."""
+
 TRIES = 3
 SELF_PLUG = 1.0
 """Seconds that QEMU gets to plug a card back by itself, where it does so."""
@@ -35,7 +42,7 @@ DRIVER_TIME = 3.0
 REPLUG_LIMIT = 45.0
 CANCEL_LIMIT = 60.0
 """QEMU waits 30 s for the guest before a cancel ends; twice that is no longer normal."""
-LOST_LIMIT = 60.0
+LOST_LIMIT = 120.0
 QUIT_LIMIT = 15.0
 PATIENCE = 10.0
 
@@ -107,19 +114,25 @@ def only_resuming(state: State) -> bool:
 
 def wanted_parameters(state: State) -> dict[str, Any]:
     """The migration parameters that this phase wants, of those that vmtui changes."""
-    work, vm = the_work(state), state.vm
+    work = the_work(state)
     if work.baseline is None:
         return {}
     before = work.baseline.parameters
-    mine: dict[str, Any] = {name: before[name] for name in ("max-bandwidth", "pause-vm") if name in before}
-    if work.phase in (Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE):
-        low = work.strategy is Strategy.PAUSE_AFTER_UNPLUG and work.phase is not Phase.SAVE
-        mine["max-bandwidth"] = LOW_BANDWIDTH if low else FULL_BANDWIDTH
-        if "pause-vm" in vm.features.parameters:
-            mine["pause-vm"] = work.strategy is Strategy.PAUSE_VM
+    wanted: dict[str, Any] = {name: before[name] for name in MANAGED if name in before}
+    if work.phase in MIGRATING and wanted.get("tls-creds"):
+        wanted["tls-creds"] = ""  # a file has nobody to speak TLS with
+    if work.phase in SAVING:
+        wanted["max-bandwidth"] = _bandwidth(work)
+        wanted |= {"pause-vm": work.strategy is Strategy.PAUSE_VM} if "pause-vm" in before else {}
     elif work.phase is Phase.REPLUG and replug_method(state) == "throttle":
-        mine["max-bandwidth"] = LOW_BANDWIDTH
-    return mine
+        wanted["max-bandwidth"] = LOW_BANDWIDTH
+    return wanted
+
+
+def _bandwidth(work: Workflow) -> int:
+    """Low only while a guest still runs that vmtui will pause."""
+    still_runs = work.strategy is Strategy.PAUSE_AFTER_UNPLUG and work.phase is not Phase.SAVE
+    return LOW_BANDWIDTH if still_runs else FULL_BANDWIDTH
 
 
 def wanted_capabilities(state: State) -> dict[str, bool]:
@@ -128,12 +141,10 @@ def wanted_capabilities(state: State) -> dict[str, bool]:
     if work.baseline is None:
         return {}
     before = work.baseline.capabilities
-    if work.phase in (Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.REPLUG):
-        saving = work.phase is not Phase.REPLUG
-        wanted = dict.fromkeys(INCOMPATIBLE, False)
-        wanted |= {"events": True, "background-snapshot": saving and work.strategy is Strategy.BACKGROUND}
-    else:
-        wanted = {name: before.get(name, False) for name in (*INCOMPATIBLE, "events", "background-snapshot")}
+    wanted = {name: before.get(name, False) for name in (*INCOMPATIBLE, "events", "background-snapshot")}
+    if work.phase in MIGRATING:
+        background = work.phase in SAVING and work.strategy is Strategy.BACKGROUND
+        wanted = dict.fromkeys(INCOMPATIBLE, False) | {"events": True, "background-snapshot": background}
     return {name: value for name, value in wanted.items() if name in before}
 
 

@@ -57,6 +57,8 @@ def seconds(value: float) -> str:
 def phase_line(state: State) -> str:
     """What is going on in this phase, with what matters about it."""
     work = the_work(state)
+    if work.marks.lost is not None:
+        return f"QEMU has not answered for {state.now - work.marks.lost:.0f} s; vmtui goes on as soon as it does"
     if work.phase is Phase.UNPLUG:
         return verdict(state)
     if work.phase is Phase.VERIFY and work.given_up:

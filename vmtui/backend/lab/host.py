@@ -25,15 +25,15 @@ def accelerator(qemu: str, image: Path, initramfs: Path, say: Say) -> str:
     """
     if not kvm_makes_machines():
         return "tcg"
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-    answer = kernel.cache() / f"kvm-{sha256(f'{boot} {image} {initramfs}'.encode()).hexdigest()[:16]}"
-    if not answer.exists():
-        say("trying KVM (once for each boot of this host)")
-        for old in kernel.cache().glob("kvm-*"):
-            if boot not in old.read_text():
-                old.unlink(missing_ok=True)
-        write_beside(answer, f"{'kvm:tcg' if guest_lives(qemu, image, initramfs, 'kvm') else 'tcg'} {boot}".encode())
-    return answer.read_text().split()[0]
+    asked = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {image}"
+    answer = kernel.cache() / "kvm"
+    known, _, when = (answer.read_text() if answer.exists() else "").partition(" ")
+    if when == asked:
+        return known
+    say("trying KVM (once for each boot of this host)")
+    found = "kvm:tcg" if guest_lives(qemu, image, initramfs, "kvm") else "tcg"
+    write_beside(answer, f"{found} {asked}".encode())
+    return found
 
 
 def kvm_makes_machines(device: Path = Path("/dev/kvm")) -> bool:
