@@ -1,0 +1,230 @@
+"""What vmtui does not do: each refusal has its exit code and its words, and leaves the VM and the disk untouched."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real.looking import QEMUS, Ended, Guest, Pen, card_of, command_line, mounted, second_qemu, wait_until
+from tests.real.monitor import Monitor
+from vmtui.backend import lab
+
+pytestmark = pytest.mark.real
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module", params=QEMUS)
+def pens(request: pytest.FixtureRequest) -> Iterator[Pen]:
+    with Pen(request.param) as pen:
+        yield pen
+
+
+@pytest.fixture
+def pen(pens: Pen) -> Iterator[Pen]:
+    yield pens
+    pens.after_test()
+
+
+@pytest.fixture
+def guest(pen: Pen) -> Guest:
+    return pen.guest()
+
+
+def refused(ended: Ended, code: int, *words: str) -> None:
+    """It ended with that code, and says why, on stdout and on stderr."""
+    assert ended.code == code, (ended.result, ended.errors)
+    assert (ended.result["outcome"], ended.result["exit_code"], ended.result["file"]) == ("refused", code, None)
+    for word in words:
+        assert word in ended.result["error"]
+        assert word in ended.errors
+    assert ended.errors.count("\n") == 1, "one line, no stack trace"
+    assert ended.phases == ["preflight", "done"]
+
+
+# --- the VM -------------------------------------------------------------------------------------------------------
+
+
+def test_a_vm_that_was_paused_with_its_card_plugged(guest: Guest) -> None:
+    guest.qemu("stop")
+    paused = guest.look()
+    try:
+        refused(guest.run("save"), 4, "paused with its failover card plugged", "let it run (cont)")
+        assert guest.look() == paused
+    finally:
+        guest.qemu("cont")
+    guest.nothing_is_left()
+
+
+def test_a_vm_that_is_migrating_already(pen: Pen) -> None:
+    guest = pen.guest(failover=False)
+    guest.qemu("migrate-set-parameters", {"max-bandwidth": 4096})
+    guest.qemu("migrate", {"uri": "exec:cat >/dev/null"})
+    wait_until(lambda: guest.qemu("query-migrate")["status"] == "active", "the other migration runs")
+    try:
+        refused(guest.run("save"), 4, "a migration is under way already")
+        assert guest.qemu("query-migrate")["status"] == "active", "it was left alone"
+    finally:
+        guest.qemu("migrate_cancel")
+        wait_until(lambda: guest.qemu("query-migrate")["status"] == "cancelled", "the other migration is cancelled")
+        guest.qemu("migrate-set-parameters", {"max-bandwidth": guest.first.parameters["max-bandwidth"]})
+    guest.nothing_is_left()
+
+
+def test_a_vm_whose_card_is_out(guest: Guest) -> None:
+    assert guest.run("save", "--then", "stay-paused").code == 0
+    guest.qemu("cont")
+    try:
+        assert card_of(guest.qemu) == ("out", False)
+        before = guest.files()
+        refused(guest.run("save"), 4, "is out already", "vmtui resume")
+        assert guest.files() == before
+    finally:
+        assert guest.run("resume").code == 0
+    guest.is_as_before()
+
+
+def test_a_guest_that_has_panicked_and_was_kept(pen: Pen) -> None:
+    guest = pen.own(panic_action="pause")
+    lab.crash(guest.vm.name)
+    wait_until(lambda: guest.qemu("query-status")["status"] == "guest-panicked", "QEMU keeps the evidence")
+    panicked = guest.look()
+    refused(guest.run("save"), 4, "the guest has panicked")
+    assert guest.look() == panicked
+    assert guest.files() == []
+
+
+# --- the strategy -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        ("pause-vm", "this QEMU has no migration parameter pause-vm"),
+        ("stop-first", "stop-first hangs with a failover card plugged"),
+    ],
+)
+def test_a_strategy_that_this_vm_cannot_do(guest: Guest, strategy: str, words: str) -> None:
+    refused(guest.run("save", "--strategy", strategy), 4, words)
+    guest.nothing_is_left()
+
+
+def test_a_background_snapshot_of_a_vm_that_shall_quit(guest: Guest) -> None:
+    refused(guest.run("save", "--strategy", "background", "--then", "quit"), 4, "background")
+    guest.nothing_is_left()
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
+def test_an_output_that_exists_is_never_overwritten(guest: Guest, tmp_path: Path) -> None:
+    output = tmp_path / "precious.vmstate"
+    for taken in (output, Path(f"{output}.partial"), Path(f"{output}.json")):
+        taken.write_text("precious")
+        refused(guest.run("save", "--output", str(output)), 7, f"{taken} exists already")
+        assert taken.read_text() == "precious"
+        assert list(tmp_path.iterdir()) == [taken]
+        taken.unlink()
+    guest.nothing_is_left()
+
+
+def test_an_output_that_is_a_directory(guest: Guest, tmp_path: Path) -> None:
+    refused(guest.run("save", "--output", str(tmp_path)), 7, "is a directory")
+    assert list(tmp_path.iterdir()) == []
+    guest.nothing_is_left()
+
+
+def test_a_disk_that_is_full_already(guest: Guest, tmp_path: Path) -> None:
+    with mounted(tmp_path / "full", "-o", "size=20m") as full:
+        (full / "ballast").write_bytes(bytes(16 * MIB))
+        refused(guest.run("save", "--dir", str(full)), 7, "no space")
+        assert [path.name for path in full.iterdir()] == ["ballast"]
+    guest.nothing_is_left()
+
+
+def test_a_directory_that_is_not_writable(guest: Guest, tmp_path: Path) -> None:
+    with mounted(tmp_path / "frozen", "-o", "ro,size=200m") as frozen:
+        ended = guest.run("save", "--output", str(frozen / "new" / "web.vmstate"))
+        assert ended.code == 7, ended.result
+        assert "not writable" in ended.errors or "read-only" in ended.errors
+        assert list(frozen.iterdir()) == []
+    guest.nothing_is_left()
+
+
+# --- the monitor --------------------------------------------------------------------------------------------------
+
+
+def test_a_monitor_that_another_client_holds(guest: Guest) -> None:
+    with Monitor(guest.vm.qmp):
+        ended = guest.run("save")
+        assert ended.code == 3, ended.result
+        assert "another client holds this monitor" in ended.errors
+        assert ended.result["outcome"] == "failed"
+        assert ended.seconds < 5, "2 s for the greeting, and the program's own start"
+    guest.nothing_is_left()
+
+
+def test_a_vm_that_has_ended(pen: Pen) -> None:
+    guest = pen.own(failover=False)
+    guest.close()
+    ended = guest.run("save", address=f"unix:{guest.vm.qmp}")
+    assert ended.code == 3
+    assert "no such socket" in ended.errors or "nobody listens" in ended.errors
+    assert guest.files() == []
+
+
+# --- check --------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_that_a_vm_can_be_saved_and_changes_nothing(guest: Guest) -> None:
+    ended = guest.run("check")
+    assert ended.code == 0, ended.errors
+    check = ended.result
+    assert (check["kind"], check["vm"], check["uuid"]) == ("check", guest.vm.name, guest.vm.uuid)
+    assert check["savable"] is True
+    assert (check["runstate"], check["strategy"], check["error"]) == ("running", "pause-after-unplug", None)
+    assert check["primaries"] == [{"id": lab.PRIMARY, "standby": lab.STANDBY, "card": "plugged", "driven": True}]
+    assert check["memory"] == 256 * MIB
+    assert [each["code"] for each in check["findings"] if each["level"] != "note"] == []
+    assert not guest.snapshots.exists(), "not even the directory is made"
+    guest.nothing_is_left()
+
+
+def test_check_says_why_a_vm_cannot_be_saved(guest: Guest) -> None:
+    guest.qemu("stop")
+    try:
+        ended = guest.run("check")
+    finally:
+        guest.qemu("cont")
+    assert ended.code == 4
+    assert ended.result["savable"] is False
+    assert [each["code"] for each in ended.result["findings"] if each["level"] == "blocking"] == ["paused-with-card"]
+    guest.nothing_is_left()
+
+
+def test_check_of_a_monitor_that_another_client_holds(guest: Guest) -> None:
+    with Monitor(guest.vm.qmp):
+        began = time.monotonic()
+        ended = guest.run("check")
+        assert time.monotonic() - began < 5
+    assert ended.code == 3
+    assert ended.result["savable"] is False
+    assert "another client holds this monitor" in ended.result["error"]
+    guest.nothing_is_left()
+
+
+def test_check_warns_of_a_card_with_an_option_rom(guest: Guest) -> None:
+    words = [
+        word.removesuffix(",rombar=0,romfile=") if word.startswith("e1000e,") else word for word in command_line(guest.vm)
+    ]
+    assert words != command_line(guest.vm)
+    with second_qemu(guest, words) as (vm, qemu):
+        wait_until(lambda: card_of(qemu) == ("plugged", True), "the guest's driver runs its card", 60)
+        ended = guest.run("check", address=f"unix:{vm.qmp}")
+    assert ended.code == 0, ended.result
+    assert ended.result["savable"] is True
+    (warning,) = [each for each in ended.result["findings"] if each["code"] == "option-rom"]
+    assert warning["level"] == "warning"
+    assert lab.PRIMARY in warning["text"]
+    assert "rombar=0" in warning["remedy"]
