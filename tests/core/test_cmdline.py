@@ -179,10 +179,14 @@ def test_a_qmp_monitor_is_found_in_every_spelling(words: list[str], monitor: Mon
             "file descriptor 7",
         ),
         (["-mon", "m,mode=control", "-chardev", '{"id":"m","backend":"socket","path":"/a","server":false}'], "client"),
+        (
+            ["-mon", "m,mode=control", "-chardev", '{"id":"m","backend":"socket","path":"a\\u0000","server":true}'],
+            "none that",
+        ),
         (["-qmp"], "cannot be read"),
         (["-mon", "m,mode=control", "-chardev", "socket,id=m,path=/a,server=on,tls-creds=t"], "TLS"),
         (
-            ["-mon", "m,mode=control", "-chardev", '{"id":"m","backend":"socket","path":"\\u0000\\ud800","server":true}'],
+            ["-mon", "m,mode=control", "-chardev", '{"id":"m","backend":"socket","path":"a\\ud800","server":true}'],
             "none that",
         ),
     ],
@@ -231,6 +235,7 @@ def test_libvirt_holds_its_monitor_but_not_one_that_was_added() -> None:
         (["-name", "debug-threads=on,guest=x"], "x"),
         (["-name", "first", "-name", "last", "-name", "process=p"], "last"),
         (["-name", "process=p"], None),
+        (["-append", "guest=x"], None),
         ([], None),
     ],
 )
@@ -243,11 +248,13 @@ def test_the_uuid_may_be_told_by_smbios_alone() -> None:
     assert cmdline.uuid([QEMU, "-uuid", upper]) == upper.lower()
     assert cmdline.uuid([QEMU, "-smbios", f"type=1,uuid={upper}"]) == upper.lower()
     assert cmdline.uuid([QEMU, "-uuid", "\x1b[31m"]) is None
+    assert cmdline.uuid([QEMU, "-uuid"]) is None
 
 
 @pytest.mark.parametrize("words", [("-machine", "q35,accel=tcg"), ("-M", "type=q35"), ("-M", "pc", "-machine", "q35")])
 def test_the_machine(words: tuple[str, ...]) -> None:
     assert cmdline.machine([QEMU, *words, "-machine", "usb=off"]) == "q35"
+    assert cmdline.machine([QEMU]) is None
 
 
 @pytest.mark.parametrize(
@@ -271,7 +278,7 @@ def test_a_failover_pair_is_found_in_both_syntaxes() -> None:
     assert cmdline.failover_pairs([QEMU, "-device", standby, "-device", primary]) == (FailoverPair("standby0", "primary0"),)
     assert cmdline.failover_pairs([QEMU, "-device", standby]) == (FailoverPair("standby0", ""),)
     assert cmdline.failover_pairs([QEMU, "-device", primary]) == (FailoverPair("", "primary0"),)
-    assert cmdline.failover_pairs([QEMU, "-device", "virtio-net-pci,id=n0"]) == ()
+    assert cmdline.failover_pairs([QEMU, "-device", "virtio-net-pci,id=n0", "-append", "failover=on"]) == ()
 
 
 @pytest.mark.parametrize(
@@ -290,8 +297,11 @@ def test_a_failover_pair_is_found_in_both_syntaxes() -> None:
             ["-hda", "a.img", "-cdrom", "/cd.iso", "-pflash", "/vars.fd", "last.img"],
             ["a.img", "/cd.iso", "/vars.fd", "last.img"],
         ),
-        (["-kernel", "/k,1", "-initrd", "/i", "-append", "file=/x"], ["/k,1", "/i"]),
+        (["-kernel", "/k,1:2", "-initrd", "initrd", "-append", "file=/x"], ["/k,1:2", "initrd"]),
         (["-bios", "bios.bin", "-L", "/share"], []),
+        (["-device", "e1000e,romfile=efi.rom", "-device", "loader,file=boot.bin"], ["boot.bin"]),
+        (["-bios"], []),
+        (["-hda"], []),
         (["-bios", "./bios.bin"], ["./bios.bin"]),
         (["-machine", "q35,kernel=/k"], ["/k"]),
         (["-object", "memory-backend-file,id=m,mem-path=/dev/shm/m,size=1G"], ["/dev/shm/m"]),
@@ -304,12 +314,22 @@ def test_what_must_be_there_for_a_restart(words: list[str], paths: list[str]) ->
     assert sorted(cmdline.disks([QEMU, *words])) == sorted(paths)
 
 
+def test_what_lies_behind_an_image_is_not_written() -> None:
+    drive = "file=/a,backing.file.filename=/b"
+    assert [(image.path, image.writable) for image in cmdline.images([QEMU, "-drive", drive])] == [
+        ("/a", True),
+        ("/b", False),
+    ]
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["-cdrom", "/a"],
         ["-drive", "file=/a,media=cdrom"],
         ["-drive", "file=/a,readonly=on"],
+        ["-drive", "file=/a,read-only=on"],
+        ["-drive", "file.driver=null-co,file.size=1M"],
         ["-drive", "file=/a,snapshot=on"],
         ["-drive", "if=none,id=empty"],
         ["-drive", "driver=null-co,id=n"],
@@ -320,6 +340,7 @@ def test_what_must_be_there_for_a_restart(words: list[str], paths: list[str]) ->
         ["-blockdev", "driver=file,filename=/a,node-name=s", "-blockdev", "driver=raw,file=s,node-name=f,read-only=on"],
         ["-blockdev", "driver=file,filename=/a,node-name=s", "-blockdev", "driver=qcow2,file=t,backing=s,node-name=f"],
         ["-blockdev", "driver=file,filename=/a,node-name=s", "-device", "ide-cd,drive=s"],
+        ["-blockdev", "driver=file,filename=/a,node-name=s", "-device", "ide-cd,drive=s", "-append", "drive=s"],
     ],
 )
 def test_an_image_that_is_only_read_does_not_stand_in_the_way(words: list[str]) -> None:
@@ -334,6 +355,8 @@ def test_an_image_that_is_only_read_does_not_stand_in_the_way(words: list[str]) 
         ["-sd", "/a"],
         ["-drive", "file=/a"],
         ["-drive", "file=nbd://host/x"],
+        ["-drive", "if=none,driver=file,filename=/a"],
+        ["-blockdev", "driver=file,filename=null-a,node-name=n"],
         ["-drive", "if=none,file.driver=rbd,file.pool=p"],
         ["-snapshot", "-drive", "file=/a,snapshot=off"],
         ["-blockdev", "driver=file,filename=/a,node-name=n"],
@@ -367,6 +390,7 @@ def test_the_copy_has_what_makes_the_guest_and_not_what_starts_or_ends_it(alive:
         (("-name", "vm"), "", ("-name", "vm")),
         (("-name", "debug-threads=on"), "n", ("-name", "debug-threads=on", "-name", "n")),
         ((), "n", ("-name", "n")),
+        (("-append", "guest=x"), "n", ("-append", "guest=x", "-name", "n")),
     ],
 )
 def test_the_copy_has_its_own_name(words: tuple[str, ...], name: str, expected: tuple[str, ...]) -> None:
@@ -436,6 +460,10 @@ def test_after_the_original_everything_keeps_its_place(option: str, value: str, 
         ("-chardev", "file,id=c,path=/dev/null"),
         ("-serial", "file:/dev/null"),
         ("-gdb", "unix:/gdb.sock"),
+        ("-spice", "addr=/s,port=0"),
+        ("-audiodev", "wav,id=a"),
+        ("-audiodev", "pa,id=a,path=/p"),
+        ("-object", "secret,id=s,file=/key"),
         ("-append", "path=/x,server=on"),
         ("-object", "rng-random,id=r,filename=/dev/urandom"),
         ("-serial", "null"),
@@ -462,6 +490,8 @@ def test_a_vm_that_was_restored_before_does_not_collect_monitors() -> None:
     once = restored("-m", "64").argv
     again = cmdline.for_restore(once, name="", directory="/copy", original_alive=True)
     assert again.argv == once
+    other = ("-serial", "unix:/x/restore-qmp.sock,server=on,wait=off")
+    assert restored_words(*other, alive=False) == other
     assert again.notes == ()
 
 
@@ -473,6 +503,7 @@ def test_a_vm_that_was_restored_before_does_not_collect_monitors() -> None:
         ("-monitor", "telnet:127.0.0.1:4444,server", "telnet:127.0.0.1:4444,server=on,wait=off"),
         ("-serial", "tcp:[::1]:4444,server=on", "tcp:[::1]:4444,server=on,wait=off"),
         ("-chardev", "socket,id=c,path=/x,server=on", "socket,id=c,path=/x,server=on,wait=off"),
+        ("-netdev", "stream,id=n,server=on,addr.type=unix,addr.path=/x", None),
         (
             "-chardev",
             '{"backend": {"type": "socket", "data": {"server": true, "addr": {"data": {"path": "/x"}}}}}',
@@ -480,9 +511,9 @@ def test_a_vm_that_was_restored_before_does_not_collect_monitors() -> None:
         ),
     ],
 )
-def test_no_socket_makes_the_restored_qemu_wait_for_a_client(option: str, value: str, expected: str) -> None:
-    assert restored_words(option, value, alive=False) == (option, expected)
-    assert any("wait=off" in note for note in restored(option, value, alive=False).notes)
+def test_no_socket_makes_the_restored_qemu_wait_for_a_client(option: str, value: str, expected: str | None) -> None:
+    assert restored_words(option, value, alive=False) == (option, expected or value)
+    assert any("wait=off" in note for note in restored(option, value, alive=False).notes) == bool(expected)
 
 
 @pytest.mark.parametrize(
@@ -566,6 +597,17 @@ def test_libvirts_vms_are_left_to_libvirt() -> None:
     problems = cmdline.for_restore(LIBVIRT, name="web", directory="/copy", original_alive=False).problems
     assert "virsh restore" in problems[0]
     assert len(problems) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-name", "guest=x", "-chardev", "null,id=c"],
+        ["-name", "charmonitor", "-chardev", "null,id=charmonitor", "-append", "guest=x"],
+    ],
+)
+def test_what_only_looks_like_libvirts_is_restored(words: list[str]) -> None:
+    assert restored(*words).problems == ()
 
 
 def test_a_directory_too_deep_for_a_socket_is_a_problem() -> None:

@@ -566,8 +566,7 @@ def _readers(given: Iterable[Option]) -> dict[str, list[bool]]:
 
 
 def _images_at(option: Option, paths: Iterable[str], *, writable: bool) -> Iterator[Image]:
-    there = [path for path in paths if path]
-    for at, path in enumerate(there or [""]):
+    for at, path in enumerate(list(paths) or [""]):
         yield Image(option, path, writable and at == 0)  # the first is the image itself, others lie behind it
 
 
