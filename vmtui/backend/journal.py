@@ -4,16 +4,19 @@ A journal's first line says what it is. `event` lines hold the very events that 
 `workflow.step` again gives the same states. The other lines are for people.
 """
 
+import errno
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vmtui.backend.config import journal_dir, private_directory
+from vmtui.backend.config import journal_dir, private_directory, sync_directory
 from vmtui.backend.core.commands import Action
 from vmtui.backend.core.errors import StoreError, UsageError
 from vmtui.backend.core.events import AnyEvent
@@ -71,39 +74,71 @@ class Journal:
         self.path: Path | None = None
         self._waiting: list[bytes] = [_line(head)]
         self._fd = -1
+        self._one_at_a_time = threading.Lock()
+        """`commit` runs in a thread, and events do not wait for it: the head must stay the first line."""
 
     def write(self, line: Line) -> None:
         """Add a line. A journal that cannot be written any more never stops what it tells about."""
-        if self._fd < 0:
-            self._waiting.append(_line(line))
-            return
-        try:
-            os.write(self._fd, _line(line))
-        except OSError:
-            self.close()
+        with self._one_at_a_time:
+            if not self.committed:
+                self._waiting.append(_line(line))
+            elif self._fd >= 0:
+                try:
+                    _put(self._fd, _line(line))
+                except OSError:
+                    self._end()
 
     def commit(self, name: str) -> None:
-        """Make the file and sync what was written so far. Raises StoreError: without it nothing may be changed."""
-        try:
-            directory = private_directory(journal_dir())
-            self.path = directory / f"{time.strftime('%Y%m%dT%H%M%S')}-{_safe(name)}-{os.getpid()}.ndjson"
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            os.write(self._fd, b"".join(self._waiting))
-            os.fsync(self._fd)
+        """Make the file, and sync it and its name. Raises StoreError: without it nothing may be changed."""
+        with self._one_at_a_time:
+            try:
+                directory = private_directory(journal_dir())
+                path = self._make(directory, f"{time.strftime('%Y%m%dT%H%M%S')}-{_safe(name)}-{os.getpid()}")
+                self._fill(path)
+                sync_directory(directory)
+            except OSError as error:
+                self._end()
+                reason = os.strerror(error.errno or 0)
+                raise StoreError(f"cannot write the journal in {journal_dir()}: {reason}") from error
+            self.path = path
             self._waiting.clear()
-        except OSError as error:
-            self.path = None
-            raise StoreError(f"cannot write the journal in {journal_dir()}: {os.strerror(error.errno or 0)}") from error
+
+    def _make(self, directory: Path, stem: str) -> Path:
+        """Two VMs of one name may be saved within one second: the second journal gets a number."""
+        names = (f"{stem}{suffix}.ndjson" for suffix in ("", *(f"-{number}" for number in range(2, 100))))
+        for path in (directory / name for name in names):
+            with suppress(FileExistsError):
+                self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                return path
+        raise FileExistsError(errno.EEXIST, "no name is free")
+
+    def _fill(self, path: Path) -> None:
+        try:
+            _put(self._fd, b"".join(self._waiting))
+            os.fsync(self._fd)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
     @property
     def committed(self) -> bool:
         return self.path is not None
 
     def close(self) -> None:
+        with self._one_at_a_time:
+            self._end()
+            self._waiting.clear()
+
+    def _end(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._waiting.clear()
+
+
+def _put(fd: int, data: bytes) -> None:
+    """All of it: a full disk takes a part of a write, and says so only at the next."""
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _safe(name: str) -> str:

@@ -5,17 +5,20 @@
 3. It gets its final name by link + unlink, which cannot overwrite either, and the directory is synced.
 4. The manifest is written beside, under another name, fsynced, renamed; the directory is synced once more.
 
-A crash leaves a `.partial`, or a whole file without a manifest; a snapshot exists once its manifest does.
+A crash leaves a `.partial`, or a whole file without a manifest; a snapshot exists once its manifest does. What fails
+without a crash leaves nothing: `discard` goes the same way back.
 """
 
 import errno
 import fcntl
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from vmtui.backend.config import lock_dir, private_directory
+from vmtui.backend.config import lock_dir, private_directory, sync_directory
 from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.model import FileReport, Place
 from vmtui.backend.core.snapshot import SUFFIX, Manifest
@@ -23,6 +26,8 @@ from vmtui.backend.core.text import printable
 from vmtui.backend.stream import read_stream
 
 PARTIAL = ".partial"
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system without them answers to link."""
 NAME_LIMIT = 255 - len(PARTIAL + SUFFIX)
 
 
@@ -74,6 +79,18 @@ def _manifest(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+def _give_name(beside: Path, final: Path) -> None:
+    """By link and unlink: a rename would overwrite a file that appeared meanwhile."""
+    try:
+        os.link(beside, final)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS or os.path.lexists(final):
+            raise
+        beside.rename(final)
+        return
+    beside.unlink()
+
+
 class Partial:
     """A state that is being written: it becomes a snapshot by `publish`, or it is gone after `discard`."""
 
@@ -82,15 +99,18 @@ class Partial:
         self.path = path
         self.partial = _partial(path)
         self.fd = -1
+        self._inodes: set[int] = set()
+        """What we made, whatever it is called by now: a file of another under the same name is left alone."""
         try:
             private_directory(path.parent)
             self.fd = os.open(self.partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._inodes.add(os.fstat(self.fd).st_ino)
             os.fchmod(self.fd, 0o600)
-            self._sync_directory()
+            sync_directory(self.path.parent)
         except OSError as error:
-            self.close()
+            with suppress(StoreError):
+                self.discard()
             raise StoreError(f"cannot make {_shown(self.partial)}: {os.strerror(error.errno or 0)}") from error
-        self._inode = os.fstat(self.fd).st_ino
 
     def verify(self, stop: "StopFlag") -> FileReport:
         """Read the stream through and sync it to the disk. Raises StoreError, StreamInterrupted."""
@@ -113,53 +133,47 @@ class Partial:
     def publish(self, manifest: Manifest) -> None:
         """Final name, then the manifest: the order of this module's docstring. Raises StoreError."""
         try:
-            self._give_name()
-            self._sync_directory()
+            if not self._is_ours(self.partial):
+                raise StoreError(f"{_shown(self.partial)} is no longer the file that was written")
+            _give_name(self.partial, self.path)
+            sync_directory(self.path.parent)
             self._write_manifest(manifest)
-            self._sync_directory()
+            sync_directory(self.path.parent)
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise StoreError(f"cannot finish {_shown(self.path)}: {reason}") from error
         self.close()
 
-    def _give_name(self) -> None:
-        try:
-            os.link(self.partial, self.path)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK) or self.path.exists():
-                raise
-            self.partial.rename(self.path)  # a file system without hard links
-            return
-        self.partial.unlink()
-
     def _write_manifest(self, manifest: Manifest) -> None:
         final = _manifest(self.path)
-        beside = final.with_name(final.name + PARTIAL)
+        beside = _partial(final)
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
+            self._inodes.add(os.fstat(fd).st_ino)
             file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
             file.flush()
             os.fsync(fd)
-        beside.rename(final)
+        _give_name(beside, final)
 
     def discard(self) -> None:
-        """Remove what is there of it under the partial name, if it is still ours."""
-        self.close()
+        """Remove what is there of it under any of its names, if it is still ours. Raises StoreError."""
+        final = _manifest(self.path)
         try:
-            if self.partial.lstat().st_ino == self._inode:
-                self.partial.unlink()
-                self._sync_directory()
-        except FileNotFoundError:
-            pass
+            ours = [path for path in (final, _partial(final), self.path, self.partial) if self._is_ours(path)]
+            for path in ours:
+                path.unlink()
+            if ours:
+                sync_directory(self.path.parent)
         except OSError as error:
             raise StoreError(f"cannot remove {_shown(self.partial)}: {os.strerror(error.errno or 0)}") from error
-
-    def _sync_directory(self) -> None:
-        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
         finally:
-            os.close(fd)
+            self.close()  # not before: as long as it is open, nobody else's file gets its inode
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            return path.lstat().st_ino in self._inodes
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -182,7 +196,7 @@ class VmLock:
 
     def __init__(self, key: str) -> None:
         """Raises RefusedError where another vmtui holds it, StoreError where no lock can be made."""
-        safe = "".join(character if character.isalnum() or character in "-." else "_" for character in key)[-200:]
+        safe = re.sub(r"[^A-Za-z0-9.-]", "_", key)[-200:]
         try:
             path = private_directory(lock_dir()) / f"{safe}.lock"
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
