@@ -180,10 +180,10 @@ class FakeQemu:
     def _messages(self) -> Iterator[Message]:
         """The whole JSON values that have come so far; what is left of the next one waits."""
         while self._client is not None:
-            text = self._buffer.decode().lstrip()
             try:
+                text = self._buffer.decode().lstrip()
                 message, end = json.JSONDecoder().raw_decode(text)
-            except json.JSONDecodeError:
+            except (UnicodeDecodeError, json.JSONDecodeError):
                 return
             self._buffer = text[end:].encode()
             yield message

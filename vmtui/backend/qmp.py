@@ -6,6 +6,7 @@ an event overtake a reply. Nothing here waits without a deadline.
 
 import asyncio
 import errno
+import json
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from qemu.qmp import ConnectError, ExecInterruptedError, QMPClient, QMPError, StateError
+from qemu.qmp.error import ProtocolError
 from qemu.qmp.message import Message
 from qemu.qmp.protocol import Runstate
 from qemu.qmp.qmp_client import BadReplyError, ExecuteError
@@ -40,6 +42,8 @@ class _Client(QMPClient):
         self.events.event_filter = lambda _event: False  # the built-in listener would keep every event for ever
 
     def _cb_inbound(self, msg: Message) -> Message:
+        if b"\\ud" in bytes(msg).lower() and not _is_unicode(msg):
+            raise ProtocolError("half a surrogate pair, which no file or screen can hold")
         self._on_message_seen("recv", msg)
         return msg
 
@@ -92,7 +96,9 @@ class Monitor:
                 self.peer = peer_of(sock) if self.fd_passing else None
                 await self._client.connect(sock)
         except TimeoutError as error:
-            raise Unreachable(await self._busy()) from error
+            answered = self._sock is not None or self.fd_passing
+            silent = f"cannot connect to {self.address}: no answer within {GREETING_LIMIT:g} s"
+            raise Unreachable(await self._busy() if answered else silent) from error
         except ConnectError as error:
             raise Unreachable(f"{self.address} is no QMP monitor: {_reason(error.exc)}") from error
         except OSError as error:
@@ -119,7 +125,10 @@ class Monitor:
     async def _connected(self, sock: socket.socket, target: Any) -> socket.socket:
         sock.setblocking(False)
         try:
-            await asyncio.get_running_loop().sock_connect(sock, target)
+            if sock.family == socket.AF_UNIX:
+                sock.connect(target)  # never waits; asyncio would take EAGAIN, a full queue, for "soon"
+            else:
+                await asyncio.get_running_loop().sock_connect(sock, target)
         except BaseException:
             sock.close()
             raise
@@ -171,9 +180,17 @@ class Monitor:
             await self._client.disconnect()
         except EOFError:
             return "QEMU closed the monitor"
-        except (QMPError, OSError, ValueError) as error:
+        except (QMPError, OSError, ValueError, RecursionError) as error:
             return _reason(error)
         return ""
+
+
+def _is_unicode(message: Message) -> bool:
+    try:
+        json.dumps(dict(message), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(value: object) -> int:
@@ -183,7 +200,7 @@ def _number(value: object) -> int:
 def _reason(error: BaseException) -> str:
     if isinstance(error, EOFError):
         return "it hung up without a greeting"
-    if isinstance(error, ValueError | asyncio.LimitOverrunError):
+    if isinstance(error.__context__, asyncio.LimitOverrunError):
         return "it sent more than 10 MiB without an end of line"
     if isinstance(error, OSError):
         return _os_reason(error)
