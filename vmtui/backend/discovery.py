@@ -227,7 +227,7 @@ def _found_vm(process: _Process) -> FoundVm:
     launcher, argv = cmdline.split_launcher(process.words)
     cwd = _start_directory(process.folder, argv)
     monitors = [_reachable(monitor, process.folder, cwd, argv) for monitor in cmdline.qmp_monitors(argv)]
-    usable = [address for address, why_not in monitors if address is not None and why_not is None]
+    usable = [address for address, _ in monitors if address is not None]
     refusals = [why_not for _, why_not in monitors if why_not is not None]
     return FoundVm(
         name=cmdline.name(argv) or f"qemu-{process.pid}",
@@ -253,8 +253,8 @@ def _no_monitor(argv: Sequence[str]) -> str:
 
 def _reachable(monitor: cmdline.Monitor, folder: Path, cwd: str, argv: Sequence[str]) -> tuple[Address | None, str | None]:
     """The monitor's address as seen from here, or why there is none."""
-    if monitor.why_not is not None or monitor.kind == "other":
-        return None, monitor.why_not or "it is not on a socket"
+    if monitor.why_not is not None:
+        return None, monitor.why_not
     if monitor.kind == "tcp":
         return Address("tcp", host=monitor.host, port=monitor.port), None
     if monitor.path.startswith("\0"):
