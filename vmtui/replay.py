@@ -15,16 +15,23 @@ from vmtui.backend.core.fleet import Record, VmView
 from vmtui.backend.core.model import Phase, Vm
 from vmtui.backend.core.result import report
 from vmtui.backend.core.state import State
-from vmtui.backend.journal import EventLine, Head, Line, read_journal
+from vmtui.backend.core.text import printable
+from vmtui.backend.journal import EventLine, FactsLine, Head, Line, read_journal
 from vmtui.headless import Printer, printer_for
+
+_MISFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the reducer and the printers may raise when an answer is played to them that belongs to another question."""
 
 
 def show(path: Path, *, speed: float, as_json: bool) -> int:
     """Play a journal; the exit code is the one that the save had, 1 where the journal ends before it."""
     player = _Player(printer_for(as_json=as_json), speed)
-    for line in read_journal(path):
-        player.take(line)
-    return player.end()
+    try:
+        for line in read_journal(path):
+            player.take(line)
+        return player.end()
+    except _MISFIT as error:
+        raise UsageError(f"the lines of {printable(str(path), 300)} do not fit together") from error
 
 
 class _Player:
@@ -39,6 +46,8 @@ class _Player:
         match line:
             case Head(key=key):
                 self._state = State(Vm(key))
+            case FactsLine(vm=vm):
+                self._state = State(vm)
             case EventLine(t=at, event=event):
                 self._wait_until(at)
                 before = self._state

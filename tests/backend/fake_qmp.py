@@ -236,6 +236,7 @@ class FakeQemu:
         if self._client is not None:
             self._client.close()
             self._client = None
+            self._passed = []  # QEMU closes what no command has taken
             self._wire.disconnect(self._now())
 
 

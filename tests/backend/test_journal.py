@@ -17,12 +17,13 @@ from tests.backend.syscalls import Syscalls, watching
 from vmtui.backend.core.commands import Command, Fd, Survey
 from vmtui.backend.core.errors import StoreError, UsageError
 from vmtui.backend.core.events import Connected, QmpEvent, Wish
-from vmtui.backend.core.model import Fact, Options
+from vmtui.backend.core.model import Fact, Options, Vm
 from vmtui.backend.journal import (
     ActionLine,
     BaselineLine,
     EndLine,
     EventLine,
+    FactsLine,
     Head,
     Journal,
     Line,
@@ -32,6 +33,7 @@ from vmtui.backend.journal import (
 
 HEAD = Head(1, "0.1", "unix:/q", 1.5)
 LINES: tuple[Line, ...] = (
+    FactsLine(0.9, Vm("unix:/q", name="vm", seen={Fact.NAME: 0.5}, parameters={"max-bandwidth": 1})),
     EventLine(1.0, Connected(1.0, (10, 0, 2), "", True, 7, ("qemu", "-S"))),
     EventLine(1.1, Wish(1.1, Options(output="/x/vm.vmstate"), 12.0)),
     EventLine(1.2, QmpEvent(1.2, "STOP", {"a": [1, None, "\x1b"]})),

@@ -50,7 +50,7 @@ from vmtui.backend.core.snapshot import Host, manifest
 from vmtui.backend.core.state import State
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, Peer, process_alive
-from vmtui.backend.journal import ActionLine, BaselineLine, EndLine, EventLine, Head, Journal, PhaseLine
+from vmtui.backend.journal import ActionLine, BaselineLine, EndLine, EventLine, FactsLine, Head, Journal, PhaseLine
 from vmtui.backend.qmp import Monitor, broken_pipe, close_quietly
 from vmtui.backend.stream import StreamInterrupted
 
@@ -162,7 +162,7 @@ class Session:
         before = self.state
         if isinstance(event, Wish) and not before.busy:
             self._journal = Journal(Head(1, __version__, str(self.address), event.wall))
-            self._write_facts()
+            self._write(FactsLine(event.at, before.vm))
         self._write(EventLine(event.at, event))
         self.state = workflow.step(before, event)
         self._tell_phases(before)
@@ -172,12 +172,6 @@ class Session:
             self._performing = self._group.create_task(self._perform(action, self.state.actions))
         if before.busy and not self.state.busy:
             self._conclude()
-
-    def _write_facts(self) -> None:
-        """A journal begins with the connection, as an event, so that playing it needs nothing else."""
-        vm = self.state.vm
-        if vm.link is Link.UP:
-            self._write(EventLine(_now(), _connected(vm)))
 
     def _write(self, line: Any) -> None:
         if self._journal is not None:
@@ -410,10 +404,6 @@ def finished(view: VmView | None) -> bool:
 def _now() -> float:
     """Seconds of the clock that asyncio's own loop goes by; callable from any thread."""
     return time.monotonic()
-
-
-def _connected(vm: Vm) -> Connected:
-    return Connected(_now(), vm.version, vm.package, vm.fd_passing, vm.pid, vm.argv)
 
 
 def _abridged(message: Mapping[str, Any]) -> dict[str, Any]:

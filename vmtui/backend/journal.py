@@ -20,6 +20,7 @@ from vmtui.backend.config import journal_dir, private_directory, sync_directory
 from vmtui.backend.core.commands import Action
 from vmtui.backend.core.errors import StoreError, UsageError
 from vmtui.backend.core.events import AnyEvent
+from vmtui.backend.core.model import Vm
 from vmtui.backend.core.text import printable
 
 VERSION = 1
@@ -32,6 +33,13 @@ class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="journal"):
     vmtui: str
     key: str
     wall: float
+
+
+class FactsLine(msgspec.Struct, frozen=True, tag_field="kind", tag="facts"):
+    """What was known of the VM when the workflow began."""
+
+    t: float
+    vm: Vm
 
 
 class EventLine(msgspec.Struct, frozen=True, tag_field="kind", tag="event"):
@@ -62,7 +70,7 @@ class EndLine(msgspec.Struct, frozen=True, tag_field="kind", tag="end"):
     outcome: str
 
 
-Line = Head | EventLine | ActionLine | PhaseLine | BaselineLine | EndLine
+Line = Head | FactsLine | EventLine | ActionLine | PhaseLine | BaselineLine | EndLine
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Line)
 

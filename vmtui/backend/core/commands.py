@@ -171,6 +171,15 @@ class ReplyError(ValueError):
 
 def understand(command: Command, value: Any) -> Learned | None:
     """What `value`, the reply to `command`, tells. Raises ReplyError where it is not what QEMU documents."""
+    try:
+        return _understood(command, value)
+    except ReplyError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise ReplyError(f"{type(error).__name__}: {error}") from error
+
+
+def _understood(command: Command, value: Any) -> Learned | None:
     if command.execute == "add-fd":
         return Number(_get(value, "fdset-id", int))
     if command.learns is None:

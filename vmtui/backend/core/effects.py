@@ -385,8 +385,8 @@ def _note_runstate(state: State) -> State:
     return note(state, f"the saved state says {report.runstate or 'nothing'!r} where {expected!r} was expected")
 
 
-def refused(state: State, text: str) -> State:
-    """QEMU or the store said no to the outstanding action."""
+def refused(state: State, text: str, error_class: str) -> State:
+    """QEMU or the store said no to the outstanding action; `error_class` is QEMU's, or the name of the store's error."""
     action, state = state.outstanding, replace(state, outstanding=None)
     if state.work is None:
         return state
@@ -407,6 +407,10 @@ def refused(state: State, text: str) -> State:
             return note(_with(state, discarded=True), text)
         case Verify() if state.work.interrupt:
             return state
+        case Reserve():
+            # Nothing was touched, and must not be: it may be another vmtui that is at work on this VM.
+            trouble = Trouble.REFUSED if error_class == "RefusedError" else Trouble.STORE
+            return give_up(_with(state, baseline=None), trouble, text)
     return give_up(state, Trouble.STORE, text)
 
 

@@ -90,6 +90,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((), do.take_baseline, Phase.PREPARE),
     ),
     Phase.PREPARE: (
+        Rule((is_.given_up, is_.nothing_touched), go=Phase.DONE),
         Rule((is_.given_up,), go=Phase.RESUME),
         Rule((is_.file_not_reserved,), do.reserve),
         Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
@@ -237,8 +238,8 @@ def observe(state: State, event: AnyEvent) -> State:
             return state
         case Answered(_, learned):
             return _mark(state, do.answered(state, learned))
-        case Refused(_, text):
-            return _mark(state, do.refused(state, text))
+        case Refused(_, text, error_class):
+            return _mark(state, do.refused(state, text, error_class))
         case Unknown(_, why):
             return _mark(state, do.unknown(state, why))
         case Tick():
