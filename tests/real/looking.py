@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -40,10 +40,14 @@ POLL = 0.005
 Line = dict[str, Any]
 Found = TypeVar("Found")
 
-QEMUS: list[Any] = [pytest.param(qemu, id=qemu.id) for qemu in qemus.found()] or [
-    pytest.param(None, id="no-qemu", marks=pytest.mark.skip(reason="no QEMU that runs: install one"))
-]
-"""The parameters of each module's fixture: a pen for each QEMU found."""
+NONE_FOUND = pytest.param(None, id="no-qemu", marks=pytest.mark.skip(reason="no QEMU that runs: install one"))
+
+
+def each_qemu(module: str) -> list[Any]:
+    """The parameters of a module's fixture. What shares guests is one group, for `pytest --dist loadgroup`."""
+    return [
+        pytest.param(qemu, id=qemu.id, marks=pytest.mark.xdist_group(f"{module}-{qemu.id}")) for qemu in qemus.found()
+    ] or [NONE_FOUND]
 
 
 # --- the program --------------------------------------------------------------------------------------------------
@@ -184,6 +188,12 @@ def look(qemu: Monitor, vm: LabVm) -> Look:
     )
 
 
+def differences(before: Look, now: Look) -> dict[str, tuple[Any, Any]]:
+    """What is not as it was: name, then what it was and what it is."""
+    pairs = {each.name: (getattr(before, each.name), getattr(now, each.name)) for each in fields(Look)}
+    return {name: (was, is_) for name, (was, is_) in pairs.items() if was != is_}
+
+
 def card_of(qemu: Monitor, device: str = lab.PRIMARY) -> tuple[str, bool]:
     """`plugged`, `out` or `none`, and whether a driver runs it: from the PCI config space, by `xp`."""
     address = config_address(qemu, device)
@@ -313,7 +323,8 @@ class Guest:
         return beat.ping and beat.slaves == self.slaves
 
     def is_as_before(self) -> None:
-        assert self.look() == self.first
+        changed = differences(self.first, self.look())
+        assert not changed, f"not as before: {changed}"
         self.goes_on()
 
     def nothing_is_left(self) -> None:
@@ -346,6 +357,7 @@ class Pen:
 
     def __init__(self, qemu: Qemu) -> None:
         self.qemu = str(qemu.path)
+        self.version = qemu.version
         self.directory = Path(tempfile.mkdtemp(prefix="vr-", dir="/tmp"))  # a socket's path must be short
         self._shared: dict[LabSpec, Guest] = {}
         self._own: list[Guest] = []
@@ -431,16 +443,16 @@ def second_qemu(guest: Guest, words: list[str]) -> Iterator[tuple[LabVm, Monitor
 
 
 class Proxy:
-    """A socket that leads to a VM's monitor, open files and all, and breaks each connection once at a chosen word.
+    """A socket that leads to a VM's monitor, open files and all, and breaks at chosen words of the client's, once at each.
 
-    When the client sends `word`, the connection breaks: after QEMU was given it, or before (`lost`).
+    Either QEMU never gets the command that holds the word, or it does and the client never gets the reply.
     """
 
-    def __init__(self, door: Path, monitor: Path, word: bytes, *, lost: bool) -> None:
-        self.broken = 0
+    def __init__(self, door: Path, monitor: Path, *words: str, command_lost: bool) -> None:
+        self.left = list(words)
+        """Those that it did not break at yet."""
         self._monitor = monitor
-        self._word: bytes | None = word
-        self._lost = lost
+        self._command_lost = command_lost
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(door))
         self._server.listen()
@@ -461,26 +473,35 @@ class Proxy:
                 client, _ = self._server.accept()
                 with client, socket.socket(socket.AF_UNIX) as qemu:
                     qemu.connect(str(self._monitor))
-                    self._carry(client, qemu)
+                    while self._carry(client, qemu):
+                        pass
 
-    def _carry(self, client: socket.socket, qemu: socket.socket) -> None:
-        """Both ways, until one of them closes or the word was said."""
-        sent = b""
-        while True:
-            for ready in select.select([client, qemu, self._server], [], [], 60)[0]:
-                if ready is self._server:
-                    return
-                data, files, _flags, _address = socket.recv_fds(ready, 1 << 16, 4)
-                sent += data if ready is client else b""
-                said = self._word is not None and self._word in sent
-                if data and not (said and self._lost):
-                    socket.send_fds(qemu if ready is client else client, [data], files)
+    def _carry(self, client: socket.socket, qemu: socket.socket) -> bool:
+        """What comes next, to the other side; whether the connection is to go on."""
+        for source, target in ((client, qemu), (qemu, client)):
+            if source in select.select([client, qemu], [], [])[0]:
+                data, files, _flags, _address = socket.recv_fds(source, 1 << 20, 4)
+                breaks = source is client and self._is_due(data)
+                if data and not (breaks and self._command_lost):
+                    socket.send_fds(target, [data], files)
                 for file in files:
                     os.close(file)
-                if said:
-                    self._word, self.broken = None, self.broken + 1
-                if said or not data:
-                    return
+                if breaks and not self._command_lost:
+                    self._await_reply(qemu)
+                if breaks or not data:
+                    return False
+        return True
+
+    def _is_due(self, data: bytes) -> bool:
+        said = [word for word in self.left if f'"{word}"'.encode() in data]
+        for word in said:
+            self.left.remove(word)
+        return bool(said)
+
+    def _await_reply(self, qemu: socket.socket) -> None:
+        said = b""
+        while not re.search(rb'^\{"(return|error)"|"id": *"[^"]*"\}', said, re.MULTILINE):
+            said += qemu.recv(1 << 16)
 
 
 # --- several at once, and places that are full --------------------------------------------------------------------

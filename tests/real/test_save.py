@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.looking import QEMUS, Ended, Guest, Pen, card_of, command_line, ends, refusal, second_qemu, wait_until
+from tests.real.looking import Ended, Guest, Pen, card_of, command_line, each_qemu, ends, refusal, second_qemu, wait_until
 from tests.real.monitor import Monitor
 from vmtui.backend import lab
 
@@ -19,7 +19,7 @@ STRANGE_PARAMETERS = {"max-bandwidth": 12345678, "downtime-limit": 123}
 STRANGE_CAPABILITIES = {"events": True, "xbzrle": True, "auto-converge": True, "pause-before-switchover": True}
 
 
-@pytest.fixture(scope="module", params=QEMUS)
+@pytest.fixture(scope="module", params=each_qemu(__name__))
 def pens(request: pytest.FixtureRequest) -> Iterator[Pen]:
     with Pen(request.param) as pen:
         yield pen

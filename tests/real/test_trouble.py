@@ -1,0 +1,221 @@
+"""Saves that do not end well: whatever happens, the VM is put back, no file is left, and the exit code says what it was."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real.looking import Guest, Pen, Program, Proxy, each_qemu, ends, mounted, together, wait_until
+from vmtui.backend import lab
+
+pytestmark = pytest.mark.real
+
+PROMPT = 10.0
+"""Seconds in which vmtui must have seen that its QEMU is gone; it sees that at once, and the host may be busy."""
+
+
+@pytest.fixture(scope="module", params=each_qemu(__name__))
+def pens(request: pytest.FixtureRequest) -> Iterator[Pen]:
+    with Pen(request.param) as pen:
+        yield pen
+
+
+@pytest.fixture
+def pen(pens: Pen) -> Iterator[Pen]:
+    yield pens
+    pens.after_test()
+
+
+@pytest.fixture
+def guest(pen: Pen) -> Guest:
+    return pen.guest()
+
+
+# --- the user cancels ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["prepare", "unplug", "pause", "finish", "resume", "replug", "settle", "verify"])
+def test_a_save_that_is_interrupted_in_a_phase_leaves_the_vm_as_before(guest: Guest, phase: str) -> None:
+    saving = guest.start("save")
+    saving.until(kind="phase", phase=phase)
+    saving.interrupt()
+    ended = saving.end()
+    assert (ended.code, ended.result["outcome"]) == (5, "cancelled"), ended.result
+    assert ended.result["restored"] is True
+    assert "cancelling" in ended.errors
+    guest.nothing_is_left()
+
+
+def test_a_save_that_is_interrupted_before_it_began_touches_nothing(guest: Guest) -> None:
+    saving = guest.start("save")
+    saving.until(kind="qmp")
+    saving.interrupt()
+    ended = saving.end()
+    assert (ended.code, ended.result["outcome"]) == (5, "cancelled"), ended.result
+    guest.nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_save_that_is_interrupted_while_it_writes_leaves_the_vm_as_before(guest: Guest, number: signal.Signals) -> None:
+    saving = guest.start("save")
+    guest.brake()
+    (partial,) = guest.files()
+    assert partial.endswith(".vmstate.partial")
+    saving.interrupt(number)
+    ended = saving.end()
+    assert (ended.code, ended.result["outcome"]) == (5, "cancelled"), ended.result
+    assert ended.seconds < PROMPT
+    guest.nothing_is_left()
+
+
+# --- the guest ----------------------------------------------------------------------------------------------------
+
+
+def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: Pen) -> None:
+    """QEMU takes 30 s to cancel while a guest does not answer: the stories are told at the same time."""
+    stubborn, doubtful, silent, kept = pen.several(
+        {"stubborn": True}, {"stubborn": True}, {"pvpanic": False}, {"stubborn": True, "panic_action": "pause"}
+    )
+
+    def a_guest_that_never_answers_runs_on_with_its_card() -> None:
+        ended = stubborn.run("save", "--unplug-timeout", "2", seconds=120)
+        assert (ended.code, ended.result["outcome"]) == (6, "cancelled"), ended.result
+        assert "did not let go of its network card within 2 s" in ended.errors
+        assert (ended.result["runstate"], ended.result["card"]) == ("running", "plugged")
+        stubborn.nothing_is_left()
+
+    def a_second_interrupt_says_what_would_be_left_behind_and_waits() -> None:
+        saving = doubtful.start("save")
+        wait_until(lambda: doubtful.qemu("query-migrate").get("status") == "wait-unplug", "QEMU waits for the guest")
+        saving.interrupt()
+        saving.until_said("cancelling")
+        saving.interrupt()
+        said = saving.until_said("not finished yet")
+        assert "run state 'running'" in said
+        assert f"{doubtful.snapshots}/" in said
+        assert ".vmstate.partial" in said
+        ended = saving.end(120)
+        assert (ended.code, ended.result["outcome"]) == (5, "cancelled"), ended.result
+        doubtful.nothing_is_left()
+
+    def a_guest_that_crashed_unseen_is_left_as_it_was() -> None:
+        lab.crash(silent.vm.name)
+        before = silent.look()
+        assert before.runstate == "running", "QEMU does not know"
+        ended = silent.run("save", "--unplug-timeout", "2", seconds=120)
+        assert (ended.code, ended.result["outcome"]) == (6, "cancelled"), ended.result
+        assert "it may have crashed" in ended.errors
+        assert silent.look() == before
+        assert silent.files() == []
+
+    def a_guest_that_panics_meanwhile_is_kept_for_a_dump_and_not_saved_again() -> None:
+        saving = kept.start("save")
+        wait_until(lambda: kept.qemu("query-migrate").get("status") == "wait-unplug", "QEMU waits for the guest")
+        lab.crash(kept.vm.name)
+        ended = saving.end(120)
+        assert (ended.code, ended.result["outcome"]) == (10, "attention"), ended.result
+        assert ended.result["runstate"] == "guest-panicked"
+        assert any("core dump" in note for note in ended.result["notes"])
+        left = kept.look()
+        assert (left.runstate, left.migrating, left.fdsets, left.files) == ("guest-panicked", False, 0, frozenset())
+        assert (left.parameters, left.capabilities) == (kept.first.parameters, kept.first.capabilities)
+        again = kept.run("save")
+        assert (again.code, again.result["outcome"]) == (4, "refused"), again.result
+        assert "the guest has panicked" in again.errors
+        assert kept.look() == left
+        assert kept.files() == []
+
+    together(
+        a_guest_that_never_answers_runs_on_with_its_card,
+        a_second_interrupt_says_what_would_be_left_behind_and_waits,
+        a_guest_that_crashed_unseen_is_left_as_it_was,
+        a_guest_that_panics_meanwhile_is_kept_for_a_dump_and_not_saved_again,
+    )
+
+
+def test_a_guest_that_panics_meanwhile_and_takes_its_qemu_with_it_needs_attention(pen: Pen) -> None:
+    guest = pen.own(stubborn=True)
+    saving = guest.start("save")
+    wait_until(lambda: guest.qemu("query-migrate").get("status") == "wait-unplug", "QEMU waits for the guest")
+    lab.crash(guest.vm.name)
+    ended = saving.end()
+    ends(guest.vm.pid)
+    assert (ended.code, ended.result["outcome"]) == (10, "attention"), ended.result
+    assert ended.result["runstate"] == "gone"
+    assert any("the VM is gone" in note for note in ended.result["notes"])
+    assert guest.files() == []
+
+
+# --- QEMU ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_qemu_that_is_killed_while_it_waits_for_the_guest(pen: Pen) -> None:
+    guest = pen.own(stubborn=True)
+    saving = guest.start("save")
+    wait_until(lambda: guest.qemu("query-migrate").get("status") == "wait-unplug", "QEMU waits for the guest")
+    _is_killed(guest, saving)
+
+
+def test_a_qemu_that_is_killed_while_it_writes(pen: Pen) -> None:
+    guest = pen.own()
+    saving = guest.start("save")
+    guest.brake()
+    _is_killed(guest, saving)
+
+
+def _is_killed(guest: Guest, saving: Program) -> None:
+    os.kill(guest.vm.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    ended = saving.end()
+    assert time.monotonic() - killed < PROMPT
+    assert (ended.code, ended.result["outcome"]) == (10, "attention"), ended.result
+    assert ended.result["runstate"] == "gone"
+    assert "QEMU ended" in ended.errors
+    assert guest.files() == []
+
+
+# --- the disk -----------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_leaves_the_vm_as_before_and_no_file(guest: Guest, tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", "-o", "size=24m") as small:
+        ended = guest.run("save", "--dir", str(small))
+        assert (ended.code, ended.result["outcome"]) == (7, "failed"), ended.result
+        assert "No space left on device" in ended.errors
+        assert list(small.iterdir()) == []
+        assert [line["code"] for line in ended.lines if line["kind"] == "warning"] == ["space"]
+    guest.nothing_is_left()
+
+
+# --- the monitor --------------------------------------------------------------------------------------------------
+
+
+STATE, MIGRATE, REMOVE = ("vmtui-state",), ("migrate",), ("remove-fd",)
+LEAKS = {(STATE, "reply"), (MIGRATE, "command"), (REMOVE, "command")}
+"""Where an fd set is left behind: the file stays open in QEMU as long as any client is connected to another monitor."""
+
+
+@pytest.mark.parametrize("lost", ["command", "reply"])
+@pytest.mark.parametrize(
+    "words", [STATE, MIGRATE, REMOVE, ("stop", "cont", "vmtui-replug", "fd:vmtui-replug")], ids=lambda words: words[0]
+)
+def test_a_monitor_that_breaks_in_the_middle_and_comes_back(
+    request: pytest.FixtureRequest, pen: Pen, guest: Guest, words: tuple[str, ...], lost: str
+) -> None:
+    has_fdsets = pen.version >= (9, 1)
+    if words == REMOVE and not has_fdsets:
+        pytest.skip("vmtui does not use fd sets with this QEMU")
+    if (words, lost) in LEAKS and has_fdsets:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="an fd set that vmtui lost sight of is never removed"))
+    door = guest.directory / "proxy.sock"
+    with Proxy(door, guest.vm.qmp, *words, command_lost=lost == "command") as proxy:
+        ended = guest.run("save", address=f"unix:{door}")
+    door.unlink()
+    assert (ended.code, ended.result["outcome"]) == (0, "saved"), (ended.result, ended.errors)
+    assert proxy.left == []
+    name = Path(ended.result["file"]).name
+    assert guest.files() == [name, f"{name}.json"]
+    guest.is_as_before()
