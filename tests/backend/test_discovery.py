@@ -184,19 +184,38 @@ def test_a_hostile_command_line_is_only_odd(tmp_path: Path) -> None:
 
 
 def test_the_json_listing_has_everything_a_script_wants(tmp_path: Path) -> None:
-    make_process(tmp_path, 7, "/lib/ld.so", QEMU, "-name", "vm", "-m", "64", "-qmp", "tcp::4,server=on", "-qmp", "stdio")
-    assert discovery.as_json(discovery.discover(tmp_path)[0]) == {
+    argv = (
+        QEMU,
+        "-name",
+        "vm",
+        "-m",
+        "64",
+        "-M",
+        "q35",
+        "-uuid",
+        UUID,
+        "-qmp",
+        "tcp::4,server=on",
+        "-qmp",
+        "tcp::5,server=on",
+    )
+    make_process(tmp_path, 7, "/lib/ld.so", *argv)
+    make_process(tmp_path, 8, QEMU, "-name", "x", "-qmp", "stdio")
+    vm, mute = map(discovery.as_json, discovery.discover(tmp_path))
+    assert vm == {
         "name": "vm",
-        "uuid": None,
+        "uuid": UUID,
         "pid": 7,
         "address": "tcp:localhost:4",
-        "other_addresses": [],
+        "other_addresses": ["tcp:localhost:5"],
         "why_not": None,
-        "machine": None,
+        "machine": "q35",
         "memory": 64 << 20,
         "cwd": "/",
-        "argv": ["/lib/ld.so", QEMU, "-name", "vm", "-m", "64", "-qmp", "tcp::4,server=on", "-qmp", "stdio"],
+        "argv": ["/lib/ld.so", *argv],
     }
+    assert (mute["address"], mute["uuid"], mute["machine"], mute["memory"]) == (None, None, None, None)
+    assert mute["why_not"] == "it is on stdio, not on a socket"
 
 
 def test_a_process_that_is_not_qemus_costs_fifty_microseconds_at_most(tmp_path: Path) -> None:
@@ -228,6 +247,13 @@ def test_a_daemonized_qemus_paths_start_where_it_was_started(tmp_path: Path) -> 
     assert [found[pid].cwd for pid in range(11, 16)] == [str(home), str(home), "", "/srv", ""]
     assert found[11].address == found[12].address == Address("unix", path=f"{home}/q.sock")
     assert found[13].address is None
+
+
+def test_a_path_that_a_container_does_not_have_is_ours(tmp_path: Path) -> None:
+    root = make_process(tmp_path, 7, QEMU, "-qmp", "unix:/run/q,server=on") / "root"
+    root.unlink()
+    root.symlink_to(tmp_path)
+    assert str(discovery.discover(tmp_path)[0].address) == "unix:/run/q"
 
 
 def test_a_container_s_socket_is_reached_through_its_root(tmp_path: Path) -> None:
@@ -303,6 +329,8 @@ def test_a_vm_goes_by_its_name_its_uuid_and_its_address(spec: str) -> None:
 def test_a_uuid_needs_eight_digits() -> None:
     with pytest.raises(UnknownVm):
         discovery.resolve(UUID[:7], [make_vm("vm", UUID, "unix:/run/q")])
+    with pytest.raises(UnknownVm):
+        discovery.resolve("--------", [make_vm("vm", UUID, "unix:/run/q")])
 
 
 def test_a_name_that_looks_like_a_uuid_is_a_name_first() -> None:
@@ -335,6 +363,9 @@ def test_another_monitor_of_a_known_vm_keeps_the_vm_and_takes_that_address() -> 
     assert discovery.resolve("tcp:[::1]:4", [vm]) == make_vm("vm", UUID, "tcp:[::1]:4", "unix:/run/a", "unix:@abs")
     assert discovery.resolve("unix:@abs", [vm]).address == Address("unix", path="\0abs")
     assert discovery.resolve("unix:@abs", [vm]).name == "vm"
+    assert discovery.resolve("tcp:[::1]:5", [vm]).name == "--1-5"
+    padded = FoundVm("padded", None, 1, Address("unix", path="\0pad".ljust(108, "\0")))
+    assert discovery.resolve("unix:@pad", [vm, padded]) == padded
 
 
 @contextmanager
@@ -363,6 +394,7 @@ def test_a_socket_nobody_was_found_behind_is_a_vm_with_an_address_only(in_tmp: P
     with listening(in_tmp / "q.sock"):
         found = discovery.resolve("q.sock", [make_vm("vm", None, "unix:/run/q")])
     assert found == FoundVm("q", None, None, Address("unix", path=f"{in_tmp}/q.sock"))
+    assert discovery.resolve("/", []).name == "vm"
     assert discovery.resolve("tcp:h:4", []) == FoundVm("h-4", None, None, Address("tcp", host="h", port=4))
     assert discovery.resolve("/no/where", [make_vm("no monitor")]).address == Address("unix", path="/no/where")
 
@@ -413,6 +445,12 @@ def test_a_peer_tells_where_qemu_finds_its_modules_and_no_other_secret(tmp_path:
     assert peer is not None
     assert peer.is_qemu
     assert (peer.launcher, peer.environment) == (("/lib/ld.so",), (("QEMU_MODULE_DIR", "/m"), ("LD_LIBRARY_PATH", "/l=1")))
+
+
+@pytest.mark.parametrize("path", ["/run/q", "\0" + "x" * 107])
+def test_a_name_that_fits_is_connected_as_it_is(path: str) -> None:
+    with discovery.connectable_path(path) as short:
+        assert short == path
 
 
 @pytest.mark.parametrize("depth", [1, 8])

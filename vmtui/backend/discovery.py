@@ -342,7 +342,7 @@ def resolve(spec: str, vms: Sequence[FoundVm]) -> FoundVm:
         raise AmbiguousVm(f"{printable(spec, 200)!r} may be any of these; name one by its address:\n{_listed(matches)}")
     if matches:
         return matches[0]
-    if spec and _is_socket(spec):
+    if _is_socket(spec):
         return _at(_absolute(Address("unix", path=spec)), vms)
     there_is = f"There are:\n{_listed(vms)}" if vms else "No VM was found on this host; name its QMP socket: unix:PATH"
     raise UnknownVm(f"No VM is called {printable(spec, 200)!r}. {there_is}")
@@ -384,9 +384,8 @@ def _is_uuid(spec: str, uuid: str | None) -> bool:
 
 
 def _digits(uuid: str) -> str:
-    """Its hex digits alone: `{6B2C...}`, `urn:uuid:` and a uuid without dashes mean the same. Empty if it is none."""
-    bare = uuid.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
-    return bare if re.fullmatch("[0-9a-f]{0,32}", bare) else ""
+    """`{6B2C...}`, `urn:uuid:` and a uuid without dashes mean the same."""
+    return uuid.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
 
 
 def _is_socket(path: str) -> bool:
@@ -408,20 +407,20 @@ def as_json(vm: FoundVm) -> dict[str, object]:
     """For `list --json`. Bytes that are no UTF-8 are shown as `\\udc80`: they would not pass an encoder."""
     return {
         "name": _encodable(vm.name),
-        "uuid": _encodable(vm.uuid) if vm.uuid is not None else None,
+        "uuid": _encodable(vm.uuid),
         "pid": vm.pid,
-        "address": _encodable(str(vm.address)) if vm.address else None,
-        "other_addresses": [_encodable(str(address)) for address in vm.other_addresses],
-        "why_not": _encodable(vm.why_not) if vm.why_not is not None else None,
-        "machine": _encodable(vm.machine) if vm.machine is not None else None,
+        "address": _encodable(vm.address),
+        "other_addresses": [_encodable(address) for address in vm.other_addresses],
+        "why_not": _encodable(vm.why_not),
+        "machine": _encodable(vm.machine),
         "memory": vm.memory,
         "cwd": _encodable(vm.cwd),
         "argv": [_encodable(word) for word in (*vm.launcher, *vm.argv)],
     }
 
 
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+def _encodable(value: str | Address | None) -> str | None:
+    return None if value is None else str(value).encode("utf-8", "backslashreplace").decode()
 
 
 # --- processes and sockets --------------------------------------------------------------------------------------------
@@ -430,17 +429,13 @@ def _encodable(text: str) -> str:
 class Socket(Protocol):
     """A connected socket, or asyncio's stand-in for one (`get_extra_info("socket")`)."""
 
-    @property
-    def family(self) -> int: ...
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
 
 def peer_of(sock: Socket, proc: Path = PROC) -> Peer | None:
     """The process that opened the listening end, by SO_PEERCRED. None: TCP, another pid namespace, or gone."""
-    if sock.family != socket.AF_UNIX:
-        return None
     pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return process(pid, proc) if pid > 0 else None
+    return process(pid, proc)  # 0 where there is none to tell, and /proc/0 is never there
 
 
 def process(pid: int, proc: Path = PROC) -> Peer | None:
