@@ -31,7 +31,35 @@ exit codes: 0 done; 1 failed, VM as before; 2 usage; 3 cannot reach the VM; 4 re
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command; returns its exit code. A stdout that nobody reads, or that there is none, ends nothing."""
+    _stand_in_for_closed_streams()
+    try:
+        return _main(argv)
+    except BrokenPipeError:
+        return 0
+    finally:
+        _let_go_of_a_broken_pipe()
+
+
+def _stand_in_for_closed_streams() -> None:
+    """After `>&-` the next file that is opened would be stdout."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        while (last := os.open(os.devnull, os.O_RDWR)) < 3:
+            pass
+        os.close(last)
+        sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+        sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _let_go_of_a_broken_pipe() -> None:
+    """Python would try once more to write what is left when it ends, and complain."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         print(f"vmtui {__version__}")
@@ -55,8 +83,7 @@ def _guarded(command: Callable[[Any], int], given: argparse.Namespace) -> int:
         sys.stderr.write(f"vmtui: {lines}\n")
         return int(error.code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("vmtui: interrupted before anything was changed\n")
         return 5
