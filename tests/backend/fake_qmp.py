@@ -6,7 +6,6 @@ an event loop, `main()` or another process.
 """
 
 import fcntl
-import gzip
 import json
 import lzma
 import os
@@ -26,6 +25,7 @@ from typing import Any, Self
 from tests.core.recorded import DATA, schema
 from vmtui.backend.core.sim import STOCK_10_0, FaultyWire, FdKind, Profile, Scenario, SimulatedVm, WireFault
 from vmtui.backend.discovery import Address, Peer, process
+from vmtui.backend.schemas import raw_schema
 
 Message = dict[str, Any]
 
@@ -43,12 +43,6 @@ class Do(Enum):
 
 Hook = Callable[["FakeQemu", Message], Do | bytes | None]
 """Looks at each command before it is done. Bytes are sent in one write with what the command causes, before it."""
-
-
-@cache
-def raw_schema(profile: str) -> bytes:
-    """The recorded reply to query-qmp-schema, which the twin leaves to whoever has files."""
-    return gzip.decompress((DATA / "schema" / f"{profile}.json.gz").read_bytes()).strip()
 
 
 @cache

@@ -4,14 +4,13 @@
 functions, so that a test says in a line what goes wrong.
 """
 
-import gzip
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from tests.core.recorded import DATA, schema
+from tests.core.recorded import schema
 from vmtui.backend.core import commands, workflow
 from vmtui.backend.core.commands import (
     Action,
@@ -43,6 +42,7 @@ from vmtui.backend.core.model import Features, FileReport, Link, Options, Phase,
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.sim import STOCK_10_0, FdKind, Profile, Scenario, SimulatedVm
 from vmtui.backend.core.state import State
+from vmtui.backend.schemas import raw_schema
 
 LATENCY = 0.0004
 """Seconds from a command to its reply, as measured on a unix socket."""
@@ -53,7 +53,7 @@ LIMIT = 400.0
 
 @cache
 def _features(profile: str) -> Features:
-    return commands.features(json.loads(gzip.decompress((DATA / "schema" / f"{profile}.json.gz").read_bytes())))
+    return commands.features(json.loads(raw_schema(profile)))
 
 
 Fault = Callable[["Play", Action], str | None]

@@ -1,13 +1,12 @@
 """What was recorded from real QEMUs: transcripts and schemas, as data."""
 
-import gzip
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vmtui.backend.core.sim import CommandSchema
+from vmtui.backend.schemas import command_schema
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -33,10 +32,9 @@ class Transcript:
         return f"{self.profile}/{self.name}"
 
 
-@cache
 def schema(profile: str) -> CommandSchema:
     """The recorded query-qmp-schema of a profile."""
-    return CommandSchema(json.loads(gzip.decompress((DATA / "schema" / f"{profile}.json.gz").read_bytes())))
+    return command_schema(profile)
 
 
 def transcripts() -> list[Transcript]:

@@ -6,6 +6,7 @@ A primary looks the same in all of them whether it is plugged or out: only its P
 
 import re
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 from vmtui.backend.core.sim.card import Card
@@ -32,7 +33,9 @@ def devices(vm: Machine) -> dict[str, str]:
 
 
 def uuid(vm: Machine) -> str:
-    return f"00000000-0000-4000-8000-{sum(vm.name.encode()):012x}"
+    """From the name: the same VM has the same one each time, and no two of a fleet share one."""
+    digits = sha256(vm.name.encode()).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
 
 
 # HMP
