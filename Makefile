@@ -29,7 +29,7 @@ check: $(BIN)/.ready ## format, lint, types, layers and the fast tests
 
 test: check ## everything, with every real QEMU that can be had
 	tools/setup-host qemu more-qemus
-	$(BIN)/python -m pytest -q -m real -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -m real -n $(JOBS) --dist loadgroup
 
 bench: $(BIN)/.ready ## measure, against the steps driven by hand and the classic recipe
 	tools/setup-host qemu

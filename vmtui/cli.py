@@ -224,8 +224,9 @@ def _resume(given: argparse.Namespace) -> int:
 
 def _finish(result: Any, given: argparse.Namespace) -> int:
     """The exit code; with --json a person who looks at stderr still learns what went wrong."""
-    if result.exit_code and given.json and result.error:
-        sys.stderr.write(f"vmtui: {_printable(result.vm)}: {_printable(result.error)}\n")
+    if result.exit_code and given.json:
+        words = [result.error, *(result.notes if result.exit_code == 10 else ())]
+        sys.stderr.write(f"vmtui: {_printable(result.vm)}: {_printable('; '.join(filter(None, words)))}\n")
     return int(result.exit_code)
 
 

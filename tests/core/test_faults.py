@@ -43,6 +43,7 @@ def check(play: Play) -> None:
         assert vm.card.get("primary0", "plugged") == "plugged" or told, f"card {vm.card}, said {outcome}"
     if vm.alive:
         assert (dict(vm.parameters), vm.capabilities) == play.before or told, f"settings changed, said {outcome}"
+        assert told or (not vm.fdsets and not vm.fds), f"QEMU still holds {vm.fdsets} {vm.fds}, said {outcome}"
     assert not (play.store.published and play.store.partial)
     if outcome is not Outcome.ATTENTION:
         assert not play.store.partial, f"a partial file is left, said {outcome}"

@@ -13,6 +13,9 @@ import msgspec
 
 from vmtui.backend.core.model import Fact, Features, FileReport, Migration, Place, Primary, Vm
 
+STATE_FD = "vmtui-state"
+"""The name under which QEMU gets the file: of a descriptor (getfd), or as the opaque of an fd set (add-fd)."""
+
 
 class Fd(StrEnum):
     """An open file that goes with a command."""
@@ -97,6 +100,10 @@ class Number(msgspec.Struct, frozen=True, tag="number"):
     value: int | None
 
 
+class FdSets(msgspec.Struct, frozen=True, tag="fdsets"):
+    ids: tuple[int, ...]
+
+
 class Devices(msgspec.Struct, frozen=True, tag="devices"):
     primaries: tuple[Primary, ...]
     standbys: tuple[str, ...]
@@ -118,7 +125,7 @@ class Read(msgspec.Struct, frozen=True, tag="file"):
 
 
 Learned = (
-    Text | Runstate | MigrationNow | Settings | Offered | Number | Devices | ConfigWords | Surveyed | Read
+    Text | Runstate | MigrationNow | Settings | Offered | Number | Devices | FdSets | ConfigWords | Surveyed | Read
 )  # fmt: skip
 
 
@@ -159,6 +166,7 @@ QUERIES: dict[Fact, Callable[[Vm], Command | None]] = {
     Fact.DEVICES:       lambda _vm: hmp("info qtree", learns=Fact.DEVICES),
     Fact.CONFIG_WINDOW: lambda _vm: hmp("info mtree", learns=Fact.CONFIG_WINDOW),
     Fact.CARDS:         _cards,
+    Fact.FDSETS:        _ask("query-fdsets", Fact.FDSETS),
 }  # fmt: skip
 
 
@@ -338,6 +346,15 @@ def _read_qtree(qtree: str) -> Iterator[_Dev]:
     yield from found
 
 
+def fdsets(value: Any) -> tuple[int, ...]:
+    """query-fdsets: the sets that hold a file of ours."""
+
+    def ours(entry: Any) -> bool:
+        return any(_expect(each, dict).get("opaque") == STATE_FD for each in _get(entry, "fds", list))
+
+    return tuple(_get(each, "fdset-id", int) for each in _expect(value, list) if ours(each))
+
+
 _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
     Fact.NAME:          lambda value: Text(str(_expect(value, dict).get("name", ""))),
     Fact.UUID:          lambda value: Text(_uuid(_get(value, "UUID", str))),
@@ -349,5 +366,6 @@ _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
     Fact.FEATURES:      lambda value: Offered(features(value)),
     Fact.MEMORY:        lambda value: Number(_get(value, "base-memory", int) + int(value.get("plugged-memory", 0))),
     Fact.DEVICES:       lambda value: devices(_expect(value, str)),
+    Fact.FDSETS:        lambda value: FdSets(fdsets(value)),
     Fact.CONFIG_WINDOW: lambda value: Number(config_window(_expect(value, str))),
 }  # fmt: skip

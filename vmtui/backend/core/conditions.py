@@ -455,7 +455,12 @@ def not_published(state: State) -> bool:
 
 
 def fdset_left(state: State) -> bool:
-    return the_work(state).fdset is not None
+    """QEMU would keep the file open as long as any client is at any of its monitors."""
+    return bool(state.vm.fdsets) and the_work(state).tries.get("set-free", 0) < TRIES
+
+
+def descriptor_left(state: State) -> bool:
+    return bool(the_work(state).names)
 
 
 def to_quit(state: State) -> bool:

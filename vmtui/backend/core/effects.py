@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import facts, preflight, result
 from vmtui.backend.core.commands import (
+    STATE_FD,
     Action,
     Command,
     Discard,
@@ -34,11 +35,10 @@ from vmtui.backend.core.model import (
 )
 from vmtui.backend.core.state import State, give_up, note, the_work
 
-STATE_FD = "vmtui-state"
 PIPE_FD = "vmtui-replug"
 REPLUG_URIS = {"pipe": f"fd:{PIPE_FD}", "false": "exec:false", "throttle": "exec:cat > /dev/null"}
 ESSENTIAL = frozenset(
-    {Fact.STATUS, Fact.MIGRATION, Fact.PARAMETERS, Fact.CAPABILITIES, Fact.DEVICES, Fact.FEATURES, Fact.CARDS}
+    {Fact.STATUS, Fact.MIGRATION, Fact.PARAMETERS, Fact.CAPABILITIES, Fact.DEVICES, Fact.FEATURES, Fact.CARDS, Fact.FDSETS}
 )
 """Facts without which nothing can be promised."""
 FORWARD = frozenset({Phase.PREFLIGHT, Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE})
@@ -120,7 +120,7 @@ def uses_fdset(vm: Vm) -> bool:
 def hand_over_file(state: State) -> State:
     if uses_fdset(state.vm):
         return send(state, Command("add-fd", {"opaque": STATE_FD}, fd=Fd.STATE))
-    return send(state, Command("getfd", {"fdname": STATE_FD}, fd=Fd.STATE))
+    return _hand_over(state, STATE_FD, Fd.STATE)
 
 
 def migrate(state: State) -> State:
@@ -221,7 +221,7 @@ def note_does_not_run(state: State) -> State:
 
 
 def hand_over_broken_pipe(state: State) -> State:
-    return tried(send(state, Command("getfd", {"fdname": PIPE_FD}, fd=Fd.BROKEN_PIPE)), "pipe")
+    return tried(_hand_over(state, PIPE_FD, Fd.BROKEN_PIPE), "pipe")
 
 
 def replug(state: State) -> State:
@@ -257,8 +257,20 @@ def note_deleted(state: State) -> State:
 
 
 def remove_fdset(state: State) -> State:
-    command = Command("remove-fd", {"fdset-id": the_work(state).fdset})
-    return _with(send(state, command), fdset=None)
+    """One of them; what is left is asked again."""
+    command = Command("remove-fd", {"fdset-id": state.vm.fdsets[0]})
+    return _forget(tried(send(state, command), "set-free"), Fact.FDSETS)
+
+
+def close_descriptor(state: State) -> State:
+    """Try: it may be gone already, taken by a migrate whose answer was lost."""
+    name, *others = the_work(state).names
+    return _with(send(state, Command("closefd", {"fdname": name})), names=tuple(others))
+
+
+def _hand_over(state: State, name: str, fd: Fd) -> State:
+    names = dict.fromkeys((*the_work(state).names, name))
+    return _with(send(state, Command("getfd", {"fdname": name}, fd=fd)), names=tuple(names))
 
 
 def verify(state: State) -> State:
@@ -333,6 +345,9 @@ def answered(state: State, learned: Learned | None) -> State:
 
 
 def _done(state: State, command: Command, learned: Learned | None) -> State:
+    if command.execute == "migrate":
+        taken = str(command.arguments.get("uri", "")).removeprefix("fd:")
+        state = _with(state, names=tuple(name for name in the_work(state).names if name != taken))
     match command.execute:
         case "migrate" if state.work is not None and state.work.phase is not Phase.REPLUG:
             return _with(_forget_unless_seen(state, Fact.MIGRATION), sent=Sent.YES)
@@ -397,8 +412,8 @@ def refused(state: State, text: str, error_class: str) -> State:
             return give_up(_with(state, sent=Sent.NO), Trouble.QEMU, f"QEMU refused migrate: {text}")
         case Command() if state.work.phase in FORWARD:
             return give_up(state, Trouble.QEMU, f"QEMU refused {action.execute}: {text}")
-        case Command(execute="remove-fd"):
-            return state  # it is gone already, with the connection that it came by
+        case Command(execute="remove-fd" | "closefd"):
+            return state  # it is gone already: taken by migrate, or closed with the connection that it came by
         case Command(execute="getfd"):
             return _with(state, replug_fd=False, replug_at=state.now, tries=_skip_pipe(state))
         case Command():

@@ -48,6 +48,8 @@ class Fact(StrEnum):
     DEVICES = "devices"
     CONFIG_WINDOW = "config-window"
     CARDS = "cards"
+    FDSETS = "fdsets"
+    """The fd sets that a save of ours left: asked when it is over, for a lost reply leaves one that nobody noted."""
 
 
 class Features(msgspec.Struct, frozen=True):
@@ -132,6 +134,8 @@ class Vm(msgspec.Struct, frozen=True):
     config_window: int | None = None
     """Guest-physical base of the PCI Express config window (pcie-mmcfg), or None where there is none."""
     panicked: bool = False
+    fdsets: tuple[int, ...] = ()
+    """Those that hold a file of ours."""
     seen: dict[Fact, float] = {}
     """When each fact was last learned over THIS connection; absent = must be asked."""
 
@@ -336,7 +340,9 @@ class Workflow(msgspec.Struct, frozen=True):
     sent: Sent = Sent.NO
     fd_passed: bool = False
     fdset: int | None = None
-    """The fd set that this save added and must remove."""
+    """The fd set that holds the file."""
+    names: tuple[str, ...] = ()
+    """Descriptors that were handed over by name (getfd), and that no `migrate` is known to have taken."""
     reserved: bool = False
     replug_fd: bool = False
     """The broken pipe was handed over and is not used up yet."""

@@ -59,7 +59,7 @@ class Rule(NamedTuple):
 ANY = float("inf")
 SINCE_ENTERED = -1.0
 """The fact must have been learned after this phase began."""
-PROBE = dict.fromkeys(Fact, ANY)
+PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact is not Fact.FDSETS}
 
 NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.PREFLIGHT: PROBE,
@@ -72,7 +72,7 @@ NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.RESUME:    {Fact.STATUS: 0.05},
     Phase.REPLUG:    {Fact.MIGRATION: 0.05, Fact.STATUS: 0.5, Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY,
                       Fact.CARDS: 0.02},
-    Phase.SETTLE:    {Fact.MIGRATION: 0.25, Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY},
+    Phase.SETTLE:    {Fact.MIGRATION: 0.25, Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY, Fact.FDSETS: ANY},
     Phase.VERIFY:    {},
     Phase.QUIT:      {Fact.STATUS: 1.0},
     Phase.PROVE:     dict.fromkeys((Fact.STATUS, Fact.MIGRATION, Fact.CARDS, Fact.PARAMETERS, Fact.CAPABILITIES),
@@ -173,6 +173,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
         Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
         Rule((is_.fdset_left,), do.remove_fdset),
+        Rule((is_.descriptor_left,), do.close_descriptor),
         Rule((), go=Phase.VERIFY),
     ),
     Phase.VERIFY: (
