@@ -125,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_restore,
         _add_replay,
         _add_lab,
+        _add_sim,
         _add_completion,
     ):
         add(commands)
@@ -371,6 +372,44 @@ def _lab(action: str) -> Callable[[argparse.Namespace], int]:
 def _usage(parser: argparse.ArgumentParser) -> int:
     parser.print_help(sys.stderr)
     return 2
+
+
+# --- sim ----------------------------------------------------------------------------------------------------------
+
+
+def _add_sim(commands: Any) -> None:
+    parser = _command(
+        commands, "sim", _sim, "serve simulated VMs that misbehave as asked: for tests of anything that speaks QMP"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--socket", type=Path, metavar="PATH", help="the socket of one VM")
+    where.add_argument(
+        "--dir", type=Path, metavar="DIR", help="serve DIR/NAME.qmp; VMTUI_DEMO_DIR=DIR vmtui list shows them"
+    )
+    parser.add_argument("--count", type=int, default=1, metavar="N", help="how many, in --dir (default: 1)")
+    parser.add_argument("--name", default="vm", metavar="NAME", help="what they are called (default: vm, or vm1, vm2, ...)")
+    profiles = ["stock-7.2", "stock-10.0", "stock-11.1", "pause-vm-10.0"]
+    parser.add_argument("--profile", choices=profiles, default="stock-10.0", help="which QEMU (default: stock-10.0)")
+    parser.add_argument(
+        "--scenario", action="extend", nargs="+", metavar="S", help="what happens to them; --list shows all, they combine"
+    )
+    parser.add_argument("--list", action="store_true", help="the scenarios, a line for each")
+    _add_pace(parser)
+    parser.add_argument("--seed", type=int, metavar="N", help="let the guests differ, in the same way each time")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each VM that is served")
+
+
+def _add_pace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="their clock runs X times as fast")
+    parser.add_argument(
+        "--file-limit", default="256M", metavar="SIZE", help="a saved file is no larger than about this (default: 256M)"
+    )
+
+
+def _sim(given: argparse.Namespace) -> int:
+    from vmtui import simulate
+
+    return simulate.show(given)
 
 
 # --- completion ---------------------------------------------------------------------------------------------------

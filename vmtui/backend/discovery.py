@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
+from vmtui.backend import simulated
 from vmtui.backend.core import cmdline
 from vmtui.backend.core.errors import UsageError
 from vmtui.backend.core.text import printable
@@ -134,7 +135,12 @@ def discover(proc: Path = PROC) -> tuple[FoundVm, ...]:
 
 
 def survey(proc: Path = PROC) -> Survey:
-    """`discover`, and how many processes could not be looked at. Raises nothing."""
+    """`discover`, and how many processes could not be looked at. Raises nothing.
+
+    Where VMTUI_DEMO_DIR names a directory, only the simulated VMs that are served there: a demo touches no real VM.
+    """
+    if demo := os.environ.get(simulated.DIRECTORY):
+        return Survey(tuple(_simulated_vms(Path(demo))), 0)
     found: list[_Process] = []
     unreadable = 0
     for pid in _pids(proc):
@@ -148,6 +154,14 @@ def survey(proc: Path = PROC) -> Survey:
             found += [process] if process else []
     vms = [_found_vm(process) for process in _without_copies(found)]
     return Survey(tuple(sorted(vms, key=lambda vm: (vm.name, vm.pid or 0))), unreadable)
+
+
+def _simulated_vms(directory: Path) -> Iterator[FoundVm]:
+    for record in simulated.records(directory):
+        if process_alive(record.pid, record.start_time):
+            address = Address("unix", path=record.path)
+            known = (record.name, record.uuid, record.pid, address)
+            yield FoundVm(*known, machine=record.machine, memory=record.memory, start_time=record.start_time)
 
 
 @dataclass(frozen=True, slots=True)
