@@ -354,6 +354,15 @@ def test_a_hostile_path_never_reaches_the_terminal_as_it_is(run: Run, tmp_path: 
     harmless(out, err)
 
 
+def test_a_state_with_a_hostile_name_is_described_harmlessly(run: Run, tmp_path: Path) -> None:
+    name = HOSTILE.replace("/", "")
+    (tmp_path / name).write_bytes(stream())
+    code, out, err = run("verify", tmp_path / name)
+    assert code == 0
+    assert "[bold]x[bold]" in out
+    harmless(out, err)
+
+
 def test_a_moving_line_holds_no_hostile_text_either(path: Path, tmp_path: Path) -> None:
     out = io.StringIO()
     with FakeQemu(path, name=HOSTILE) as qemu:

@@ -27,6 +27,7 @@ from vmtui.backend.core.commands import (
     understand,
 )
 from vmtui.backend.core.model import Fact, Features, Migration, Primary, Vm
+from vmtui.backend.schemas import raw_schema
 
 VERSIONS = ("7.2", "10.0", "11.1")
 CARD = Primary("primary0", "standby0", "e1000e", "port1", (2, 0, 0))
@@ -42,7 +43,7 @@ def hmp(version: str) -> dict[str, str]:
 
 @cache
 def schema(name: str) -> Any:
-    return json.loads(gzip.decompress((DATA / "schema" / f"{name}.json.gz").read_bytes()))
+    return json.loads(raw_schema(name))
 
 
 def query(fact: Fact) -> Command:
