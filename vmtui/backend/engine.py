@@ -10,6 +10,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -311,7 +312,9 @@ class Session:
         if monitor is None:
             raise ConnectionError("the monitor is not connected")
         if self._journal is not None and command.learns is None and not self._journal.committed:
-            self._commit_intent()
+            self._take_lock()
+            with suppress(StoreError):  # a full disk must not keep a stopped guest from running
+                self._commit_intent()
         fd = self._file_for(command)
         try:
             await monitor.execute(command.execute, command.arguments, command.timeout, fd)
@@ -341,13 +344,16 @@ class Session:
 
     def _reserve(self, path: Path) -> None:
         """Lock, partial file, then the intent on the disk: only after this may anything be changed."""
-        self._lock = self._lock or store.VmLock(f"pid-{self._peer.pid}" if self._peer else str(self.address))
+        self._take_lock()
         self._partial = store.Partial(path)
         try:
             self._commit_intent()
         except StoreError:
             self._partial.discard()
             raise
+
+    def _take_lock(self) -> None:
+        self._lock = self._lock or store.VmLock(f"pid-{self._peer.pid}" if self._peer else str(self.address))
 
     def _commit_intent(self) -> None:
         work = self.state.work
@@ -369,7 +375,7 @@ class Session:
 
     def _resident(self) -> int:
         """Memory that QEMU's process holds now (VmRSS and what it shares with files), or 0."""
-        if not self._peer:
+        if not self._peer or not self._peer.is_qemu:  # what a simulated VM's process holds is not its guest's
             return 0
         try:
             pages = int(Path(f"/proc/{self._peer.pid}/statm").read_text(encoding="ascii").split()[1])

@@ -20,6 +20,7 @@ from vmtui.backend.core.snapshot import SUFFIX, Manifest, ManifestError, read_ma
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address
 from vmtui.backend.qmp import Monitor
+from vmtui.backend.simulated import PROGRAM
 from vmtui.backend.stream import read_stream
 
 MANIFEST_LIMIT = 64 << 20
@@ -27,6 +28,8 @@ START_LIMIT = 30.0
 """Seconds that QEMU gets to open its monitor."""
 LOAD_STALL = 60.0
 """Seconds without a byte read after which loading counts as hung."""
+ENVIRONMENT = frozenset({"QEMU_MODULE_DIR", "LD_LIBRARY_PATH"})
+"""What a manifest may set: where QEMU finds its own parts."""
 FD_NAME = "vmtui-restore"
 
 
@@ -62,6 +65,8 @@ def plan(path: Path) -> Plan:
         raise RefusedError(
             "its manifest has no command line (the VM was saved over tcp): start QEMU by hand with -incoming defer"
         )
+    if manifest.argv[0] == PROGRAM:
+        raise RefusedError("it was saved from a simulated VM: there is no guest in it that a QEMU could run")
     _present(manifest)
     alive = any(vm.argv == manifest.argv for vm in discovery.discover())
     name = f"{manifest.name or 'vm'}-restored" if alive else manifest.name
@@ -80,6 +85,7 @@ def _manifest(path: Path) -> Manifest:
     shown = printable(str(name), 300)
     try:
         with name.open("rb") as file:
+            _trusted(os.fstat(file.fileno()), shown)
             return read_manifest(file.read(MANIFEST_LIMIT))
     except FileNotFoundError as error:
         if not path.exists():
@@ -92,6 +98,15 @@ def _manifest(path: Path) -> Manifest:
         raise StoreError(f"cannot read {shown}: {os.strerror(error.errno or 0)}") from error
     except ManifestError as error:
         raise RefusedError(f"{shown} cannot be used: {error}") from error
+
+
+def _trusted(found: os.stat_result, shown: str) -> None:
+    """What a manifest names is run: nobody but its owner, you or root, may have written it."""
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise RefusedError(
+            f"{shown} can be written by others (owner {found.st_uid}, mode {found.st_mode & 0o777:o}), and what it names "
+            "would be run: look at it, then chown and chmod 600 it"
+        )
 
 
 def _whole(path: Path) -> None:
@@ -136,7 +151,8 @@ def _output_of(argv: tuple[str, ...], manifest: Manifest) -> str:
 
 
 def _environment(manifest: Manifest) -> dict[str, str]:
-    return {**os.environ, **dict(manifest.host.environment)}
+    wanted = {name: value for name, value in manifest.host.environment if name in ENVIRONMENT}
+    return {**os.environ, **wanted}
 
 
 def _runtime_directory() -> Path:

@@ -216,7 +216,7 @@ SCENARIOS: tuple[Named, ...] = (
     Named("continued-by-other", "WHEN", "paused", 0, "somebody else lets the VM run then",
           _scenario(continued_by_other=when)),
     Named("resets", "WHEN", "wait-unplug", 0, "the guest resets itself then", _scenario(resets=when)),
-    Named("disk-full", "SIZE", "20M", 1, "no space left after that many bytes", _scenario(write_fails_after=size)),
+    Named("disk-full", "SIZE", "20M", 7, "no space left after that many bytes", _scenario(write_fails_after=size)),
     Named("write-error", "SIZE", "20M", 1, "an input/output error after that many bytes",
           _scenario(write_fails_after=size, write_error=lambda _: "Input/output error")),
     Named("killed", "WHEN", "active", 10, "QEMU is killed then", _scenario(killed=when)),
