@@ -2,16 +2,10 @@
 
 import io
 import json
-import os
 import re
-import select
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +23,6 @@ from vmtui.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 CHANGING = ("migrate-set-capabilities", "migrate-set-parameters", "migrate", "getfd", "add-fd", "stop", "cont")
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\n[bold]x[/bold] \u202eevil\x9b2J"
-
-
-@pytest.fixture(autouse=True)
-def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("VMTUI_SNAPSHOT_DIR", str(tmp_path / "snapshots"))
-    return tmp_path / "state" / "vmtui"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "qmp.sock"
 
 
 @pytest.fixture
@@ -369,102 +351,3 @@ def test_a_moving_line_holds_no_hostile_text_either(path: Path, tmp_path: Path) 
         options = Options(output=str(tmp_path / "vm.vmstate"))
         headless.run(FoundVm(HOSTILE, None, None, qemu.address), options, headless.LivePrinter(out))
     harmless(out.getvalue().replace("\r\x1b[K", ""))
-
-
-# --- as a process: pipes and signals ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def started(*arguments: object, **more: Any) -> Iterator["subprocess.Popen[str]"]:
-    command = (sys.executable, "-W", "error", "-m", "vmtui", *map(str, arguments))
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-    with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def line_with(stream: Any, word: str, seconds: float = 20) -> str:
-    """The next line that holds `word`."""
-    deadline = time.monotonic() + seconds
-    while select.select([stream], [], [], max(deadline - time.monotonic(), 0))[0]:
-        line = stream.readline()
-        if word in line or not line:
-            assert word in line, f"it ended without {word!r}"
-            return str(line)
-    raise AssertionError(f"no {word!r} within {seconds:g} s")
-
-
-def test_a_reader_that_goes_away_does_not_end_a_save(path: Path, tmp_path: Path) -> None:
-    with FakeQemu(path) as qemu, started("save", qemu.address, "--json") as saving:
-        assert saving.stdout is not None
-        saving.stdout.readline()
-        saving.stdout.close()
-        assert saving.stderr is not None
-        assert saving.stderr.read() == ""
-        assert saving.wait() == 0
-        assert qemu.as_before
-    assert len(files(tmp_path / "snapshots")) == 2
-
-
-@pytest.mark.parametrize("buffered", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("list", "--json", "/q"), ("completion", "bash")])
-def test_a_reader_that_never_was_there_is_no_stack_trace(arguments: tuple[str, ...], buffered: dict[str, str]) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | buffered
-    with started(*arguments, stdout=writing, env=environment) as process:
-        os.close(writing)
-        assert process.stderr is not None
-        assert process.stderr.read() == ""
-        assert process.wait() == 0
-
-
-def test_a_save_needs_no_stdout_at_all(path: Path, tmp_path: Path) -> None:
-    with FakeQemu(path) as qemu:
-        script = 'exec "$0" -m vmtui save "$1" >&-'
-        done = subprocess.run(
-            ("sh", "-c", script, sys.executable, str(qemu.address)), cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert qemu.as_before
-    assert len(files(tmp_path / "snapshots")) == 2
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_cancels_and_waits_for_the_checked_end(path: Path, tmp_path: Path, number: signal.Signals) -> None:
-    scenario = Scenario(unplug_delay=2.0)
-    with FakeQemu(path, scenario=scenario) as qemu, started("save", qemu.address, "--json") as saving:
-        line_with(saving.stdout, '"UNPLUG_PRIMARY"')
-        saving.send_signal(number)
-        result = json.loads(line_with(saving.stdout, '"result"'))
-        assert saving.wait() == 5
-        assert (result["outcome"], result["runstate"], result["card"]) == ("cancelled", "running", "plugged")
-        assert qemu.as_before
-    assert files(tmp_path / "snapshots") == []
-
-
-def test_a_terminal_that_goes_away_does_not_end_a_save(path: Path) -> None:
-    with FakeQemu(path) as qemu, started("save", qemu.address, "--json") as saving:
-        line_with(saving.stdout, '"migrate-set-parameters"')
-        saving.send_signal(signal.SIGHUP)
-        assert json.loads(line_with(saving.stdout, '"result"'))["outcome"] == "saved"
-        assert saving.wait() == 0
-
-
-def test_the_second_interrupt_says_what_is_left_behind_and_the_third_leaves_it(path: Path, tmp_path: Path) -> None:
-    stubborn = Scenario(unplug_delay=None)
-    with FakeQemu(path, scenario=stubborn, speed=1) as qemu, started("save", qemu.address, "--json") as saving:
-        line_with(saving.stdout, '"UNPLUG_PRIMARY"')
-        saving.send_signal(signal.SIGINT)
-        assert "cancelling; wait for the checked end" in line_with(saving.stderr, "cancelling")
-        saving.send_signal(signal.SIGINT)
-        told = line_with(saving.stderr, "not finished yet")
-        assert "run state 'running'" in told
-        assert ".vmstate.partial; press Ctrl-C once more" in told
-        saving.send_signal(signal.SIGINT)
-        assert line_with(saving.stderr, "left") == "vmtui: left as it is\n"
-        assert saving.wait() == 10
-    (partial,) = files(tmp_path / "snapshots")
-    assert partial.endswith(".vmstate.partial")
