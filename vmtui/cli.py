@@ -23,7 +23,8 @@ examples:
   vmtui save unix:/run/web1.qmp --then quit --output /backup/web1.vmstate
   vmtui verify /backup/web1.vmstate  what is in a saved state, and is it whole?
   vmtui restore /backup/web1.vmstate --cont
-  vmtui lab up && vmtui save lab1    try it all on a tiny real guest
+  vmtui demo                         try it all on simulated VMs
+  vmtui lab up && vmtui save lab1    and on a tiny real guest
 
 exit codes: 0 done; 1 failed, VM as before; 2 usage; 3 cannot reach the VM; 4 refused, nothing touched;
 5 cancelled, VM as before; 6 the guest did not let go, VM as before; 7 file or store; 10 the VM needs attention
@@ -140,6 +141,7 @@ def _command(commands: Any, name: str, run: Callable[[Any], int], text: str) -> 
     return parser
 
 
+        _add_demo,
 def _add_vm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vm", metavar="VM", help="a name, a uuid, a path to a QMP socket, unix:PATH or tcp:HOST:PORT")
     parser.add_argument("--json", action="store_true", help="NDJSON on stdout; the last line is the result")
@@ -374,7 +376,7 @@ def _usage(parser: argparse.ArgumentParser) -> int:
     return 2
 
 
-# --- sim ----------------------------------------------------------------------------------------------------------
+# --- sim, demo ----------------------------------------------------------------------------------------------------
 
 
 def _add_sim(commands: Any) -> None:
@@ -394,15 +396,15 @@ def _add_sim(commands: Any) -> None:
         "--scenario", action="extend", nargs="+", metavar="S", help="what happens to them; --list shows all, they combine"
     )
     parser.add_argument("--list", action="store_true", help="the scenarios, a line for each")
-    _add_pace(parser)
+    _add_pace(parser, "256M")
     parser.add_argument("--seed", type=int, metavar="N", help="let the guests differ, in the same way each time")
     parser.add_argument("--json", action="store_true", help="one JSON object for each VM that is served")
 
 
-def _add_pace(parser: argparse.ArgumentParser) -> None:
+def _add_pace(parser: argparse.ArgumentParser, limit: str) -> None:
     parser.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="their clock runs X times as fast")
     parser.add_argument(
-        "--file-limit", default="256M", metavar="SIZE", help="a saved file is no larger than about this (default: 256M)"
+        "--file-limit", default=limit, metavar="SIZE", help=f"a saved file is no larger than about this (default: {limit})"
     )
 
 
@@ -425,3 +427,20 @@ def _completion(given: argparse.Namespace) -> int:
 
     print(shtab.complete(build_parser(), shell=given.shell))
     return 0
+def _add_demo(commands: Any) -> None:
+    parser = _command(commands, "demo", _demo, "a shell among simulated VMs, without QEMU or root; --tour tells the story")
+    parser.add_argument("--scenario", action="extend", nargs="+", metavar="S", help="one more VM, in which this happens")
+    profiles = ["stock-7.2", "stock-10.0", "stock-11.1", "pause-vm-10.0"]
+    parser.add_argument("--profile", choices=profiles, default="stock-10.0", help="its QEMU (default: stock-10.0)")
+    _add_pace(parser, "32M")
+    parser.add_argument("--tour", action="store_true", help="three acts: the hang, the save, the crash; a key goes on")
+    parser.add_argument("--auto", action="store_true", help="the tour goes on by itself")
+    parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="run this among them, instead of a shell")
+
+
+def _demo(given: argparse.Namespace) -> int:
+    from vmtui import demo
+
+    return demo.show(given)
+
+

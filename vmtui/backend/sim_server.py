@@ -68,13 +68,20 @@ class Settings:
     file_limit: int = FILE_LIMIT
 
 
-async def serve(specs: Sequence[Spec], settings: Settings, ready: Callable[[Record], None], stop: asyncio.Event) -> None:
+async def serve(
+    specs: Sequence[Spec],
+    settings: Settings,
+    ready: Callable[[Record], None],
+    stop: asyncio.Event,
+    *,
+    ends_with_last: bool = True,
+) -> None:
     """Serve all of these until `stop` is set or the last has ended. Raises StoreError, UsageError: then none is left."""
     lifeline, held = os.pipe()
     qemus: list[Qemu] = []
 
     def one_ended() -> None:
-        if all(qemu.ended for qemu in qemus):
+        if ends_with_last and len(qemus) == len(specs) and all(qemu.ended for qemu in qemus):
             stop.set()
 
     try:
