@@ -127,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_replay,
         _add_lab,
         _add_sim,
+        _add_demo,
         _add_completion,
     ):
         add(commands)
@@ -141,7 +142,6 @@ def _command(commands: Any, name: str, run: Callable[[Any], int], text: str) -> 
     return parser
 
 
-        _add_demo,
 def _add_vm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vm", metavar="VM", help="a name, a uuid, a path to a QMP socket, unix:PATH or tcp:HOST:PORT")
     parser.add_argument("--json", action="store_true", help="NDJSON on stdout; the last line is the result")
@@ -414,19 +414,6 @@ def _sim(given: argparse.Namespace) -> int:
     return simulate.show(given)
 
 
-# --- completion ---------------------------------------------------------------------------------------------------
-
-
-def _add_completion(commands: Any) -> None:
-    parser = _command(commands, "completion", _completion, "print the completion script of a shell")
-    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"])
-
-
-def _completion(given: argparse.Namespace) -> int:
-    import shtab
-
-    print(shtab.complete(build_parser(), shell=given.shell))
-    return 0
 def _add_demo(commands: Any) -> None:
     parser = _command(commands, "demo", _demo, "a shell among simulated VMs, without QEMU or root; --tour tells the story")
     parser.add_argument("--scenario", action="extend", nargs="+", metavar="S", help="one more VM, in which this happens")
@@ -444,3 +431,16 @@ def _demo(given: argparse.Namespace) -> int:
     return demo.show(given)
 
 
+# --- completion ---------------------------------------------------------------------------------------------------
+
+
+def _add_completion(commands: Any) -> None:
+    parser = _command(commands, "completion", _completion, "print the completion script of a shell")
+    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+
+
+def _completion(given: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(build_parser(), shell=given.shell))
+    return 0
