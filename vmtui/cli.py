@@ -1,6 +1,7 @@
 """The command line: which command, with which options, and the exit code. Each command imports what it needs itself."""
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -34,6 +35,9 @@ exit codes: 0 done; 1 failed, VM as before; 2 usage; 3 cannot reach the VM; 4 re
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. A stdout that nobody reads, or that there is none, ends nothing."""
     _stand_in_for_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name still shows the verdict
     try:
         return _main(argv)
     except BrokenPipeError:
@@ -82,6 +86,8 @@ def _guarded(command: Callable[[Any], int], given: argparse.Namespace) -> int:
     except VmtuiError as error:
         lines = "\n".join(map(_printable, str(error).split("\n")))
         sys.stderr.write(f"vmtui: {lines}\n")
+        if getattr(given, "json", False) and given.run in (_save, _resume):
+            _print_result_of_nothing(given.vm, int(error.code), str(error))
         return int(error.code)
     except BrokenPipeError:
         raise
@@ -93,6 +99,14 @@ def _guarded(command: Callable[[Any], int], given: argparse.Namespace) -> int:
             raise
         sys.stderr.write(f"vmtui: a bug in vmtui: {_root_of(error)!r}. {WAY_OUT}\n")
         return 10
+
+
+def _print_result_of_nothing(vm: str, code: int, error: str) -> None:
+    """The last line of --json is a result, also where nothing could be begun."""
+    import json
+
+    result = {"outcome": "refused" if code == 4 else "failed", "exit_code": code, "vm": vm, "error": error}
+    print(json.dumps({"t": 0.0, "kind": "result", **result}))
 
 
 WAY_OUT = (

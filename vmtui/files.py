@@ -76,6 +76,6 @@ def _by_hand(plan: "restoring.Plan") -> str:
     """What is to be typed at the monitor of a QEMU that was started by hand."""
     return (
         "then, on its monitor (HMP), as migrate-incoming takes it:\n"
-        f"  migrate_incoming {printable('exec:cat ' + shlex.quote(str(plan.path)), 300)}\n"
+        f'  migrate_incoming "exec:cat {printable(shlex.quote(str(plan.path)), 300)}"\n'
         "and once info migrate says completed: cont\n"
     )

@@ -94,17 +94,20 @@ class _Front:
         """Cancel; then say what would be left behind; only the third time leave it."""
         self._interrupts += 1
         if self._interrupts == 1:
-            self._printer.say("cancelling; wait for the checked end")
             engine.request(CancelWish(self.key))
+            self._printer.say("cancelling; wait for the checked end")
         elif self._interrupts == 2:
             self._printer.say(f"not finished yet: {self._left_behind()}; press Ctrl-C once more to leave it like that")
         else:
-            self._printer.say("left as it is")
-            os._exit(10)
+            self._printer.say("left as it is; vmtui resume VM makes the guest run with its card")
+            os._exit(10 if self._touched() else 5)
+
+    def _touched(self) -> bool:
+        return self.view is not None and self.view.state.work is not None and self.view.state.work.baseline is not None
 
     def _left_behind(self) -> str:
         work = self.view.state.work if self.view else None
-        if self.view is None or work is None or work.baseline is None:
+        if self.view is None or work is None or not self._touched():
             return "nothing was changed"
         left = [f"run state {self.view.state.vm.runstate!r}", "the card and the settings as they are now"]
         if work.reserved and not work.published and not work.discarded:
@@ -153,6 +156,7 @@ class JsonPrinter:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._out = _Out(stream or sys.stdout)
+        self._talk = _Out(sys.stderr)
         self._began: float | None = None
         self._number = 0
         self._share: tuple[float, int] | None = None
@@ -188,7 +192,7 @@ class JsonPrinter:
         pass
 
     def say(self, text: str) -> None:
-        sys.stderr.write(f"vmtui: {text}\n")
+        self._talk.write(f"vmtui: {text}\n")
 
     def end(self, view: VmView, result: Result) -> None:
         self._line(view.state.now, "result", msgspec.to_builtins(result))

@@ -82,6 +82,11 @@ class Play:
     on_event: Callable[["Play", QmpEvent], list[AnyEvent]] | None = None
     back_after: float = 0.2
     """Seconds after which a connection that broke can be made again."""
+    reply: Callable[[Command, Any], Any] | None = None
+    """Looks at what the twin replies, and gives what is replied instead."""
+    latency: float = LATENCY
+    argv: tuple[str, ...] = ("qemu-system-x86_64", "-device", "pvpanic")
+    pid: int = 1
     watch: Callable[["Play"], None] | None = None
     """Called after every step: it may call `cancel` or `drop`."""
 
@@ -138,8 +143,8 @@ class Play:
         self.vm.receive({"execute": "qmp_capabilities"}, self.now)
         self.vm.output()
         version = self.profile.version
-        argv = ("qemu-system-x86_64", "-device", "pvpanic")
-        self.step(Connected(self.now, (version[0], version[1], version[2]), "sim", True, 1, argv))
+        number = (version[0], version[1], version[2])
+        self.step(Connected(self.now, number, "sim", True, self.pid, self.argv))
 
     def step(self, event: AnyEvent) -> None:
         """One event in; if an action comes out, it is performed at once."""
@@ -203,6 +208,8 @@ class Play:
             self._answer(Refused(self.now, "the store says no") if how else self._stored(action))
         elif how == "refuse":
             self._answer(Refused(self.now, "made to fail"))
+        elif how == "refuse-foreign":
+            self._answer(Refused(self.now, "There's a migration process in progress"))
         elif how == "drop-before":
             self.drop()
         else:
@@ -214,7 +221,7 @@ class Play:
             message["arguments"] = command.arguments
         kinds = {Fd.STATE: (STATE_NUMBER, FdKind.FILE), Fd.BROKEN_PIPE: (PIPE_NUMBER, FdKind.BROKEN)}
         number, kind = kinds[command.fd] if command.fd else (None, FdKind.PIPE)
-        self.now += LATENCY
+        self.now += self.latency
         if command.execute == "query-qmp-schema":
             self._answer(Answered(self.now, Offered(_features(self.profile.name))))
             return
@@ -257,7 +264,8 @@ class Play:
     def _meaning(self, command: Command, reply: dict[str, Any]) -> AnyEvent:
         if "error" in reply:
             return Refused(self.now, reply["error"]["desc"], reply["error"]["class"])
-        return Answered(self.now, commands.understand(command, reply["return"]))
+        value = self.reply(command, reply["return"]) if self.reply else reply["return"]
+        return Answered(self.now, commands.understand(command, value))
 
     def _answer(self, event: AnyEvent) -> None:
         if not self.done:

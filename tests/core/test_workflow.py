@@ -266,3 +266,146 @@ def test_events_of_others_are_facts_even_without_a_workflow() -> None:
 def test_every_phase_but_the_last_has_rules_and_every_rule_does_something_or_waits() -> None:
     assert set(RULES) == set(Phase)
     assert [phase for phase, rules in RULES.items() if not rules] == [Phase.DONE]
+
+
+# --- what others do meanwhile, and what breaks at odd moments ---------------------------------------------------------
+
+
+def lose_reply_of_migrate(play: Play, action: Action) -> str | None:
+    first = isinstance(action, Command) and action.execute == "migrate" and len(play.commands("migrate")) == 1
+    return "drop-after" if first else None
+
+
+def test_a_migrate_whose_reply_was_lost_is_never_sent_again_once_it_ran(stock: Profile) -> None:
+    play = Play(profile=stock, scenario=Scenario(write_fails_after=10_000_000), fault=lose_reply_of_migrate)
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 7)
+    assert (play.vm.runstate, play.vm.card) == ("running", {"primary0": "plugged"})
+    assert result.stopped_seconds is not None
+    assert result.stopped_seconds < 2
+
+
+def test_a_qemu_that_may_not_start_programs_is_never_asked_to(stock: Profile) -> None:
+    def refuse_pipes(_play: Play, action: Action) -> str | None:
+        return "refuse" if isinstance(action, Command) and action.fd == "broken-pipe" else None
+
+    play = Play(profile=stock, fault=refuse_pipes, argv=("qemu-system-x86_64", "-sandbox", "on,spawn=deny"))
+    result = play.run()
+    assert not any("exec:" in str(each.arguments.get("uri")) for each in play.commands("migrate"))
+    assert result.outcome is Outcome.ATTENTION
+
+
+@pytest.mark.parametrize("word", ["0x00000000", "0x29c08086"])
+def test_another_device_in_the_cards_place_proves_nothing(stock: Profile, word: str) -> None:
+    def other(command: Command, value: object) -> object:
+        shows = command.learns == "cards" and "migrate" in {each.execute for each in play.sent if isinstance(each, Command)}
+        return f"b0200000: {word} 0x00000006\r\n" if shows else value
+
+    play = Play(profile=stock, reply=other)
+    result = play.run()
+    assert result.outcome is Outcome.ATTENTION
+    assert result.card == "not-proved"
+
+
+def test_a_card_nobody_can_prove_is_not_counted_as_brought_back_by_a_refused_attempt(stock: Profile) -> None:
+    def refuse(play: Play, action: Action) -> str | None:
+        replug = isinstance(action, Command) and action.execute in ("migrate", "getfd")
+        return "refuse" if replug and play.work.phase is Phase.REPLUG else None
+
+    result = Play(profile=stock, scenario=Scenario(q35=False), fault=refuse).run()
+    assert result.outcome is Outcome.ATTENTION
+
+
+def test_a_guest_that_may_still_answer_is_told_with_the_command_that_adds_its_card_again(stock: Profile) -> None:
+    result = Play(profile=stock, scenario=Scenario(unplug_delay=None), options=replace(SAVE, unplug_timeout=2.0)).run()
+    assert result.exit_code == 6
+    assert any('"device_add"' in note and '"failover_pair_id":"ua-standby0"' in note for note in result.notes)
+
+
+@pytest.mark.parametrize("latency", [0.06, 0.3, 1.0])
+def test_a_slow_monitor_only_slows_a_save_down(stock: Profile, latency: float) -> None:
+    play = Play(profile=stock, latency=latency, scenario=Scenario(primaries=2))
+    result = play.run()
+    assert (result.outcome, set(play.vm.card.values())) == (Outcome.SAVED, {"plugged"})
+
+
+def test_a_monitor_lost_for_good_while_the_file_is_read_ends_with_the_snapshot_and_attention(stock: Profile) -> None:
+    def drop(play: Play) -> None:
+        if play.work.phase is Phase.VERIFY and not play.drops:
+            play.drop()
+
+    play = Play(profile=stock, back_after=1e9, watch=drop)
+    result = play.run()
+    assert result.outcome is Outcome.ATTENTION
+    assert play.store.published
+
+
+def test_another_qemu_at_the_same_socket_is_not_taken_for_the_one_that_was_saved(stock: Profile) -> None:
+    def restart(play: Play) -> None:
+        if play.work.phase is Phase.VERIFY and not play.drops:
+            play.pid = 2
+            play.drop()
+
+    play = Play(profile=stock, watch=restart)
+    assert play.run().outcome is Outcome.ATTENTION
+
+
+def test_a_guest_that_somebody_let_run_meanwhile_is_not_ended(stock: Profile) -> None:
+    def let_run(play: Play) -> None:
+        if play.work.phase is Phase.VERIFY and play.vm.runstate == "postmigrate":
+            play.vm.cont()
+
+    play = Play(profile=stock, options=replace(SAVE, then=Then.QUIT), watch=let_run)
+    result = play.run()
+    assert (play.vm.alive, play.vm.runstate, play.vm.card) == (True, "running", {"primary0": "plugged"})
+    assert result.outcome is Outcome.ATTENTION
+
+
+def test_a_migration_of_somebody_else_is_not_cancelled() -> None:
+    def refuse(_play: Play, action: Action) -> str | None:
+        return "refuse-foreign" if isinstance(action, Command) and action.execute == "migrate" else None
+
+    play = Play(fault=refuse)
+    play.run()
+    assert not play.commands("migrate_cancel")
+
+
+@pytest.mark.parametrize("then", [Then.STAY_PAUSED, Then.QUIT])
+def test_a_cancel_after_the_copy_lets_a_guest_run_that_was_to_stay_stopped(stock: Profile, then: Then) -> None:
+    def cancel(play: Play) -> None:
+        if play.work.phase is Phase.VERIFY and not play.work.given_up:
+            play.cancel()
+
+    play = Play(profile=stock, options=replace(SAVE, then=then), watch=cancel)
+    result = play.run()
+    assert (result.outcome, play.vm.runstate, play.vm.card) == (Outcome.CANCELLED, "running", {"primary0": "plugged"})
+    assert not play.store.published
+
+
+def test_an_image_lock_that_is_held_for_a_moment_does_not_leave_the_guest_stopped(stock: Profile) -> None:
+    def locked(play: Play, action: Action) -> str | None:
+        conts = len(play.commands("cont"))
+        return "refuse" if isinstance(action, Command) and action.execute == "cont" and conts < 6 else None
+
+    play = Play(profile=stock, fault=locked)
+    assert play.run().outcome is Outcome.SAVED
+    assert play.vm.runstate == "running"
+
+
+def test_a_state_that_is_all_that_is_left_of_a_vm_is_not_thrown_away(stock: Profile) -> None:
+    play = Play(profile=stock, scenario=Scenario(killed="completed"))
+    play.store.refuse = "publish"
+    result = play.run()
+    assert result.outcome is Outcome.ATTENTION
+    assert play.store.partial
+
+
+def test_a_resume_that_is_cancelled_says_that_it_went_on(stock: Profile) -> None:
+    def cancel(play: Play) -> None:
+        if play.work.phase is Phase.REPLUG:
+            play.cancel()
+
+    play = Play(profile=stock, options=RESUME, watch=cancel, scenario=Scenario(card=CardState.OUT))
+    result = play.run()
+    assert result.outcome is Outcome.RESUMED
+    assert result.notes

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.model import FileReport, Place
 from vmtui.backend.core.snapshot import SUFFIX, Manifest
 from vmtui.backend.core.text import printable
-from vmtui.backend.stream import read_stream
+from vmtui.backend.stream import StreamReport, read_stream
 
 PARTIAL = ".partial"
+STANDS_STILL = 1.0
+"""Seconds without a write after which nobody writes to a file any more."""
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What a file system without them answers to link."""
 NAME_LIMIT = 255 - len(PARTIAL + SUFFIX)
@@ -115,7 +118,7 @@ class Partial:
     def verify(self, stop: "StopFlag") -> FileReport:
         """Read the stream through and sync it to the disk. Raises StoreError, StreamInterrupted."""
         try:
-            report = read_stream(self.partial, stop=stop)
+            report = self._read_until_it_stands_still(stop)
             if report.whole:
                 os.fsync(self.fd)
         except OSError as error:
@@ -129,6 +132,15 @@ class Partial:
             devices=len(report.devices),
             ram_blocks=len(report.ram_blocks),
         )
+
+    def _read_until_it_stands_still(self, stop: "StopFlag") -> StreamReport:
+        """`exec:` says completed before its program has written the last of it: what still grows is read again."""
+        while True:
+            report = read_stream(self.partial, stop=stop)
+            age = time.time() - self.partial.stat().st_mtime
+            if report.whole or not 0 <= age < STANDS_STILL:
+                return report
+            time.sleep(0.1)
 
     def publish(self, manifest: Manifest) -> None:
         """Final name, then the manifest: the order of this module's docstring. Raises StoreError."""

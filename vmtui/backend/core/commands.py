@@ -289,12 +289,13 @@ class _Dev:
         self.indent, self.driver, self.device_id, self.bus, self.parent = indent, driver, device_id, bus, parent
         self.properties: dict[str, str] = {}
         self.slot: tuple[int, int, int] | None = None
+        self.pci_id = ""
 
 
 _DEV = re.compile(r'^( *)dev: ([^,]+), id "(.*)"$')
 _BUS = re.compile(r"^( *)bus: (.+)$")
 _PROPERTY = re.compile(r"^ *([A-Za-z0-9_.\-\[\]]+) = (.*)$")
-_ADDRESS = re.compile(r"^ *class .*, addr ([0-9a-f]+):([0-9a-f]+)\.([0-9a-f]+), pci id")
+_ADDRESS = re.compile(r"^ *class .*, addr ([0-9a-f]+):([0-9a-f]+)\.([0-9a-f]+), pci id ([0-9a-f]{4}:[0-9a-f]{4})")
 
 
 def devices(qtree: str) -> Devices:
@@ -317,6 +318,7 @@ def _primary(device: _Dev, standby_id: str) -> Primary:
         driver=device.driver,
         bus=device.bus,
         slot=device.slot,
+        pci_id=device.pci_id,
         properties=tuple(device.properties.items()),
     )
 
@@ -339,8 +341,9 @@ def _read_qtree(qtree: str) -> Iterator[_Dev]:
             open_devices.append(device)
             found.append(device)
         elif open_devices and (entry := _ADDRESS.match(line)):
-            bus, slot, function = (int(part, 16) for part in entry.groups())
+            bus, slot, function = (int(part, 16) for part in entry.groups()[:3])
             open_devices[-1].slot = (bus, slot, function)
+            open_devices[-1].pci_id = entry[4]
         elif open_devices and (entry := _PROPERTY.match(line)):
             open_devices[-1].properties[entry[1]] = entry[2]
     yield from found

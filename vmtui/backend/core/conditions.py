@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from vmtui.backend.core import facts
+from vmtui.backend.core import facts, preflight
 from vmtui.backend.core.model import (
     ENDED_STATES,
     Card,
+    Fact,
     Goal,
     Level,
     Link,
@@ -24,17 +25,24 @@ LOW_BANDWIDTH = 64 << 10
 FULL_BANDWIDTH = 1 << 43
 """Bytes a second once it stands still: no limit in practice."""
 
-INCOMPATIBLE = ("mapped-ram", "multifd", "postcopy-ram", "pause-before-switchover", "return-path", "switchover-ack",
-                "x-colo", "x-ignore-shared", "zero-copy-send", "compress", "xbzrle", "dirty-bitmaps")  # fmt: skip
+INCOMPATIBLE = ("block", "compress", "dirty-bitmaps", "mapped-ram", "multifd", "pause-before-switchover",
+                "postcopy-blocktime", "postcopy-preempt", "postcopy-ram", "return-path", "switchover-ack", "x-colo",
+                "x-ignore-shared", "xbzrle", "zero-copy-send")  # fmt: skip
 """Capabilities that change what is in the stream or when it ends: off for the time of a save."""
 
-MANAGED = ("max-bandwidth", "pause-vm", "tls-creds")
+INCOMPATIBLE_WITH_BACKGROUND = ("auto-converge", "late-block-activate", "rdma-pin-all", "release-ram", "validate-uuid",
+                                "zero-blocks")  # fmt: skip
+"""Capabilities that QEMU refuses beside background-snapshot."""
+MANAGED = ("max-bandwidth", "mode", "pause-vm", "tls-creds")
 """The parameters that vmtui changes, where they are there."""
 SAVING = frozenset({Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE})
 MIGRATING = SAVING | {Phase.REPLUG}
 """Phases that start a migration of vmtui's own."""
 
 TRIES = 3
+CONT_TRIES = 20
+PAUSE_BETWEEN_TRIES = 0.5
+"""Seconds: an image lock that somebody holds for a moment is no reason to leave a guest stopped."""
 SELF_PLUG = 1.0
 """Seconds that QEMU gets to plug a card back by itself, where it does so."""
 REPLUG_SETTLES = 1.0
@@ -42,6 +50,7 @@ DRIVER_TIME = 3.0
 REPLUG_LIMIT = 45.0
 CANCEL_LIMIT = 60.0
 """QEMU waits 30 s for the guest before a cancel ends; twice that is no longer normal."""
+ENDING = frozenset({Phase.VERIFY, Phase.QUIT, Phase.PROVE})
 LOST_LIMIT = 120.0
 QUIT_LIMIT = 15.0
 PATIENCE = 10.0
@@ -66,13 +75,23 @@ def disconnected(state: State) -> bool:
     return state.vm.link in (Link.LOST, Link.GONE)
 
 
-def work_needs_the_monitor(state: State) -> bool:
-    return the_work(state).phase not in (Phase.VERIFY, Phase.QUIT, Phase.PROVE, Phase.DONE)
+def qemu_is_needed(state: State) -> bool:
+    """Not to read a file through, to see QEMU quit, or to say how it ended."""
+    return the_work(state).phase not in ENDING
+
+
+def answers_are_needed(state: State) -> bool:
+    return the_work(state).phase is not Phase.VERIFY
+
+
+def lost_after_quit(state: State) -> bool:
+    """Over tcp nobody knows QEMU's process: a monitor that is gone after `quit` was sent must do."""
+    work = the_work(state)
+    return state.vm.link is Link.LOST and not state.vm.pid and "quit" in work.tries and state.now - work.entered > SELF_PLUG
 
 
 def state_was_complete(state: State) -> bool:
-    """QEMU ended after the whole state was written: the file is worth more than ever."""
-    return gone(state) and the_work(state).marks.completed is not None and not given_up(state)
+    return only_copy(state) and not given_up(state)
 
 
 def nothing_touched(state: State) -> bool:
@@ -121,6 +140,8 @@ def wanted_parameters(state: State) -> dict[str, Any]:
     wanted: dict[str, Any] = {name: before[name] for name in MANAGED if name in before}
     if work.phase in MIGRATING and wanted.get("tls-creds"):
         wanted["tls-creds"] = ""  # a file has nobody to speak TLS with
+    if work.phase in MIGRATING and "mode" in wanted:
+        wanted["mode"] = "normal"
     if work.phase in SAVING:
         wanted["max-bandwidth"] = _bandwidth(work)
         wanted |= {"pause-vm": work.strategy is Strategy.PAUSE_VM} if "pause-vm" in before else {}
@@ -141,10 +162,11 @@ def wanted_capabilities(state: State) -> dict[str, bool]:
     if work.baseline is None:
         return {}
     before = work.baseline.capabilities
-    wanted = {name: before.get(name, False) for name in (*INCOMPATIBLE, "events", "background-snapshot")}
+    unfit = (*INCOMPATIBLE, *(INCOMPATIBLE_WITH_BACKGROUND if work.strategy is Strategy.BACKGROUND else ()))
+    wanted = {name: before.get(name, False) for name in (*unfit, "events", "background-snapshot")}
     if work.phase in MIGRATING:
         background = work.phase in SAVING and work.strategy is Strategy.BACKGROUND
-        wanted = dict.fromkeys(INCOMPATIBLE, False) | {"events": True, "background-snapshot": background}
+        wanted = dict.fromkeys(unfit, False) | {"events": True, "background-snapshot": background}
     return {name: value for name, value in wanted.items() if name in before}
 
 
@@ -208,12 +230,21 @@ def cannot_run(state: State) -> bool:
 
 
 def may_try_cont(state: State) -> bool:
-    return the_work(state).tries.get("cont", 0) < TRIES
+    return the_work(state).tries.get("cont", 0) < CONT_TRIES
+
+
+def cont_is_due(state: State) -> bool:
+    return _due(state, "cont")
+
+
+def _due(state: State, what: str) -> bool:
+    """It was not tried just now."""
+    return state.now - the_work(state).tried_at.get(what, -1e9) >= PAUSE_BETWEEN_TRIES
 
 
 def resume_not_tried(state: State) -> bool:
-    """The file was to be safe before QEMU quits, and it is not: the guest is to run on after all."""
-    return all(phase is not Phase.RESUME for phase, _at in the_work(state).timeline)
+    """The guest was to stay stopped or to end, and now it is to run on after all."""
+    return stopped(state) and "cont" not in the_work(state).tries and not cannot_run(state)
 
 
 def just_begun(state: State) -> bool:
@@ -237,12 +268,17 @@ def migrate_not_sent(state: State) -> bool:
     return the_work(state).sent is Sent.NO
 
 
+def migrate_sent(state: State) -> bool:
+    """A migration that runs without this is somebody else's, and not ours to cancel."""
+    return the_work(state).sent is not Sent.NO
+
+
 def migrate_never_arrived(state: State) -> bool:
     """Nobody knows whether `migrate` was taken, and the facts say that it was not."""
     work, status = the_work(state), state.vm.migration.status
     untouched = status in {"none", "failed", "cancelled"}
     old_news = status == "completed" and running(state) and not in_background(state)
-    return work.sent is Sent.UNKNOWN and (untouched or old_news)
+    return work.sent is Sent.UNKNOWN and work.marks.unplugged is None and (untouched or old_news)
 
 
 def migration_failed(state: State) -> bool:
@@ -313,7 +349,8 @@ def stuck_means_cancel(state: State) -> bool:
 
 
 def cancel_not_sent(state: State) -> bool:
-    return state.vm.migration.status not in {"cancelling", "failing"} and the_work(state).tries.get("cancel", 0) < TRIES
+    ending = state.vm.migration.status in {"cancelling", "failing"}
+    return not ending and the_work(state).tries.get("cancel", 0) < CONT_TRIES and _due(state, "cancel")
 
 
 def stopped_with_unplug_pending(state: State) -> bool:
@@ -342,14 +379,22 @@ def expected_cards(state: State) -> tuple[Primary, ...]:
 
 
 def provable(state: State) -> tuple[Primary, ...]:
-    return tuple(card for card in expected_cards(state) if card.card is not Card.NOT_PROVED)
+    """The expected cards that could be proved before: what could be then, must be at the end."""
+    cards = the_work(state).baseline
+    before = cards.cards if cards else {}
+    return tuple(card for card in expected_cards(state) if before[card.device_id] is not Card.NOT_PROVED)
 
 
 def no_card_to_bring_back(state: State) -> bool:
     """None was there; or none can be proved, and what can be done was done."""
-    tried = the_work(state).tries.get("replug", 0) > 0 and not replug_is_fresh(state)
-    done = tried or plugs_by_itself(state)
-    return not expected_cards(state) or (not provable(state) and done and migration_ended(state))
+    if not expected_cards(state):
+        return True
+    return not provable(state) and migration_ended(state) and not replug_is_fresh(state) and replug_was_possible(state)
+
+
+def replug_was_possible(state: State) -> bool:
+    """QEMU plugged the card back by itself, or took a migration of ours that makes it do so."""
+    return plugs_by_itself(state) or the_work(state).replug_accepted
 
 
 def card_deleted(state: State) -> bool:
@@ -379,20 +424,24 @@ def qemu_may_plug_by_itself(state: State) -> bool:
 
 
 def replug_methods(state: State) -> tuple[str, ...]:
-    """Ways to start a migration that reaches `active` and then fails, the least intrusive first."""
-    return ("pipe", "false", "throttle") if state.vm.fd_passing else ("false", "throttle")
+    """Ways to start a migration that reaches `active` and then fails, the least intrusive first.
+
+    `exec:` KILLS a QEMU that may not start programs: it is used only where the command line is known to allow it.
+    """
+    pipes = ("pipe", "pipe") if state.vm.fd_passing else ()
+    return pipes + (("false", "throttle") if preflight.may_spawn(state.vm) else ())
 
 
 def replug_method(state: State) -> str:
     """The way to be tried next; the last one stays for a try that is under way."""
-    methods = replug_methods(state)
+    methods = replug_methods(state) or ("none",)
     tries = the_work(state).tries.get("replug", 0)
     under_way = migration_running(state) and tries > 0
     return methods[min(tries - 1 if under_way else tries, len(methods) - 1)]
 
 
 def replug_is_fresh(state: State) -> bool:
-    sent = the_work(state).replug_at
+    sent = the_work(state).tried_at.get("replug")
     return sent is not None and state.now - sent < REPLUG_SETTLES
 
 
@@ -415,7 +464,7 @@ def replug_must_be_cancelled(state: State) -> bool:
 def replug_has_time(state: State) -> bool:
     """A card that the guest has forgotten is waited for by QEMU until the cancel's 30 s are over."""
     work = the_work(state)
-    return state.now - max(work.entered, work.replug_at or 0.0) < REPLUG_LIMIT
+    return state.now - max(work.entered, work.tried_at.get("replug", 0.0)) < REPLUG_LIMIT
 
 
 def pipe_not_handed_over(state: State) -> bool:
@@ -435,7 +484,12 @@ def file_not_handed_over(state: State) -> bool:
 
 def partial_left(state: State) -> bool:
     work = the_work(state)
-    return work.reserved and not work.discarded and not work.published
+    return work.reserved and not work.discarded and not work.published and work.tries.get("discard", 0) < TRIES
+
+
+def only_copy(state: State) -> bool:
+    """QEMU has ended after it wrote the whole state: nothing is worth more than this file now."""
+    return gone(state) and the_work(state).marks.completed is not None
 
 
 def not_read_through(state: State) -> bool:
@@ -466,6 +520,19 @@ def descriptor_left(state: State) -> bool:
 def to_quit(state: State) -> bool:
     work = the_work(state)
     return work.options.then is Then.QUIT and not work.given_up
+
+
+def status_is_old(state: State) -> bool:
+    """Reading a large file takes a while: somebody may have resumed the guest meanwhile."""
+    return state.vm.seen.get(Fact.STATUS, -1.0) < the_work(state).entered
+
+
+def runs_or_panicked(state: State) -> bool:
+    return running(state) or state.vm.panicked
+
+
+def quit_is_due(state: State) -> bool:
+    return _due(state, "quit")
 
 
 def quit_refused(state: State) -> bool:

@@ -29,11 +29,12 @@ from vmtui.backend.core.model import (
     Migration,
     Phase,
     Sent,
+    Then,
     Trouble,
     Vm,
     Workflow,
 )
-from vmtui.backend.core.state import State, give_up, note, the_work
+from vmtui.backend.core.state import State, alarm, give_up, note, the_work
 
 PIPE_FD = "vmtui-replug"
 REPLUG_URIS = {"pipe": f"fd:{PIPE_FD}", "false": "exec:false", "throttle": "exec:cat > /dev/null"}
@@ -51,7 +52,8 @@ def send(state: State, action: Action) -> State:
 
 def tried(state: State, what: str) -> State:
     work = the_work(state)
-    return _with(state, tries={**work.tries, what: work.tries.get(what, 0) + 1})
+    counts = {**work.tries, what: work.tries.get(what, 0) + 1}
+    return _with(state, tries=counts, tried_at={**work.tried_at, what: state.now})
 
 
 def _with(state: State, **changes: Any) -> State:
@@ -178,6 +180,8 @@ def blame_another(state: State) -> State:
 
 def blame_guest(state: State) -> State:
     waited = the_work(state).options.unplug_timeout
+    if state.vm.migration.status != "wait-unplug":
+        return give_up(state, Trouble.QEMU, f"QEMU did not get past {state.vm.migration.status!r} within {waited:g} s")
     if state.vm.runstate != "running":
         return give_up(state, Trouble.STUCK, f"the guest is {state.vm.runstate}: it cannot let go of its card")
     return give_up(
@@ -217,7 +221,7 @@ def note_cannot_run(state: State) -> State:
 
 
 def note_does_not_run(state: State) -> State:
-    return note(state, f"the guest does not run: its run state is {state.vm.runstate!r} after {is_.TRIES} times cont")
+    return note(state, f"the guest does not run: its run state is {state.vm.runstate!r} after {is_.CONT_TRIES} times cont")
 
 
 def hand_over_broken_pipe(state: State) -> State:
@@ -228,7 +232,7 @@ def replug(state: State) -> State:
     """A migration that gets as far as `active` and then fails: QEMU plugs the card back, the guest never stops."""
     uri = REPLUG_URIS[is_.replug_method(state)]
     sent = _forget(tried(send(state, Command("migrate", {"uri": uri})), "replug"), Fact.MIGRATION)
-    return _with(sent, replug_fd=False, replug_at=state.now)
+    return _with(sent, replug_fd=False)
 
 
 def cancel_replug(state: State) -> State:
@@ -246,13 +250,13 @@ def note_not_driven(state: State) -> State:
 
 def note_card_out(state: State) -> State:
     names = ", ".join(card.device_id for card in is_.provable(state) if card.card is not Card.PLUGGED)
-    return note(state, f"card {names} is still out; try again: vmtui resume VM")
+    return note(state, f"card {names} could not be proved to be back; try again: vmtui resume VM")
 
 
 def note_deleted(state: State) -> State:
     for card in is_.expected_cards(state):
         if card.card is Card.DELETED:
-            state = note(state, f"QEMU deleted card {card.device_id}; add it again: {result.device_add(card)}")
+            state = note(state, f"QEMU deleted card {card.device_id}; add it again over QMP: {result.device_add(card)}")
     return state
 
 
@@ -290,8 +294,28 @@ def blame_file(state: State) -> State:
     return give_up(state, Trouble.STORE, f"the state that QEMU wrote is not whole: {report.trouble if report else ''}")
 
 
+def keep_only_copy(state: State) -> State:
+    work = the_work(state)
+    kept = f"QEMU has ended, so the state that it wrote is kept: {work.options.output} or {work.options.output}.partial"
+    return note(state, f"{kept}; look at it with vmtui verify")
+
+
+def ask_status(state: State) -> State:
+    return send(state, Command("query-status", learns=Fact.STATUS))
+
+
+def refuse_to_quit(state: State) -> State:
+    """What the guest did since would be lost: it is resumed for good instead."""
+    state = alarm(state, "somebody let the guest run, or it panicked, after its state was saved: QEMU was not ended")
+    return _with(state, options=replace(the_work(state).options, then=Then.RESUME))
+
+
 def quit_qemu(state: State) -> State:
-    return send(state, Command("quit"))
+    return tried(send(state, Command("quit")), "quit")
+
+
+def count_as_gone(state: State) -> State:
+    return replace(state, vm=replace(state.vm, link=Link.GONE, why_lost="it was told to quit"))
 
 
 def note_quit_refused(state: State) -> State:
@@ -323,6 +347,8 @@ def keep_partial(state: State) -> State:
 
 def conclude(state: State) -> State:
     """The end is a claim about the VM, made from what was last seen of it."""
+    for text in result.warnings(state):
+        state = note(state, text)
     outcome, problems = result.judge(state)
     for text in problems:
         state = note(state, text)
@@ -334,14 +360,19 @@ def conclude(state: State) -> State:
 
 def answered(state: State, learned: Learned | None) -> State:
     """The outstanding action was done."""
-    action, state = state.outstanding, replace(state, outstanding=None)
-    if state.work is not None and state.work.marks.lost is not None and state.vm.link is Link.UP:
-        state = _mark(state, lost=None)
+    action, state = state.outstanding, _heard(replace(state, outstanding=None))
     if isinstance(action, Command):
         if action.learns is not None:
             return replace(state, vm=facts.learn(state.vm, action, learned, state.now)) if learned else state
         return _done(state, action, learned)
     return _stored(state, action, learned)
+
+
+def _heard(state: State) -> State:
+    """QEMU answers (again)."""
+    if state.work is None or state.work.marks.lost is None or state.vm.link is not Link.UP:
+        return state
+    return _mark(replace(state, vm=replace(state.vm, why_lost="")), lost=None)
 
 
 def _done(state: State, command: Command, learned: Learned | None) -> State:
@@ -351,7 +382,9 @@ def _done(state: State, command: Command, learned: Learned | None) -> State:
     match command.execute:
         case "migrate" if state.work is not None and state.work.phase is not Phase.REPLUG:
             return _with(_forget_unless_seen(state, Fact.MIGRATION), sent=Sent.YES)
-        case "migrate" | "migrate_cancel":
+        case "migrate":
+            return _with(_forget_unless_seen(state, Fact.MIGRATION), replug_accepted=True)
+        case "migrate_cancel":
             return _forget_unless_seen(state, Fact.MIGRATION)
         case "stop" | "cont":
             return _forget_unless_seen(state, Fact.STATUS)
@@ -405,22 +438,27 @@ def refused(state: State, text: str, error_class: str) -> State:
     action, state = state.outstanding, replace(state, outstanding=None)
     if state.work is None:
         return state
+    state = _heard(state) if isinstance(action, Command) else state
+    work = the_work(state)
     match action:
         case Command(learns=fact) if fact is not None:
             return _not_told(state, fact, text)
-        case Command(execute="migrate") if state.work.phase in FORWARD:
-            return give_up(_with(state, sent=Sent.NO), Trouble.QEMU, f"QEMU refused migrate: {text}")
-        case Command() if state.work.phase in FORWARD:
+        case Command(execute="migrate") if work.phase in FORWARD:
+            # Another one under way is somebody else's; whatever else runs after a refusal counts as ours.
+            foreign = "migration process in progress" in text
+            sent = Sent.NO if foreign else Sent.UNKNOWN
+            return give_up(_with(state, sent=sent), Trouble.QEMU, f"QEMU refused migrate: {text}")
+        case Command() if work.phase in FORWARD:
             return give_up(state, Trouble.QEMU, f"QEMU refused {action.execute}: {text}")
         case Command(execute="remove-fd" | "closefd"):
             return state  # it is gone already: taken by migrate, or closed with the connection that it came by
         case Command(execute="getfd"):
-            return _with(state, replug_fd=False, replug_at=state.now, tries=_skip_pipe(state))
+            return tried(_with(state, replug_fd=False), "replug")
         case Command():
             return _forget(note(state, f"QEMU refused {action.execute}: {text}"), Fact.STATUS, Fact.MIGRATION)
         case Discard():
-            return note(_with(state, discarded=True), text)
-        case Verify() if state.work.interrupt:
+            return note(tried(state, "discard"), text)
+        case Verify() if work.interrupt:
             return state
         case Reserve():
             # Nothing was touched, and must not be: it may be another vmtui that is at work on this VM.
@@ -438,14 +476,9 @@ def _not_told(state: State, fact: Fact, text: str) -> State:
     state = tried(state, name)
     if the_work(state).tries[name] < is_.TRIES:
         return state
-    told = _with(replace(state, vm=told.vm), untold=(*the_work(state).untold, fact))
+    told = _with(replace(state, vm=told.vm), untold=tuple(dict.fromkeys((*the_work(state).untold, fact))))
     forward = the_work(state).phase in FORWARD
     return give_up(told, Trouble.QEMU, f"QEMU does not tell its {fact}: {text}") if forward else told
-
-
-def _skip_pipe(state: State) -> dict[str, int]:
-    tries = the_work(state).tries
-    return {**tries, "replug": tries.get("replug", 0) + 1}
 
 
 def unknown(state: State, why: str) -> State:

@@ -86,7 +86,7 @@ def _merge(before: tuple[Primary, ...], now: tuple[Primary, ...]) -> tuple[Prima
     """Devices listed anew keep what was proved of them; one that was listed and is no longer is deleted."""
     old = {card.device_id: card for card in before}
     listed = tuple(
-        replace(card, card=was.card, driven=was.driven, pci_id=was.pci_id, proved_at=was.proved_at, asked=was.asked)
+        replace(card, card=was.card, driven=was.driven, proved_at=was.proved_at, asked=was.asked)
         if (was := old.pop(card.device_id, None)) and was.card is not Card.DELETED
         else card
         for card in now
@@ -108,13 +108,10 @@ def _proved_card(card: Primary, words: tuple[int, int] | None, at: float) -> Pri
     first, second = words
     if first == NO_CARD:
         return replace(card, card=Card.OUT, driven=False, proved_at=at)
-    return replace(
-        card,
-        card=Card.PLUGGED,
-        driven=bool(second & BUS_MASTER),
-        pci_id=f"{first & 0xFFFF:04x}:{first >> 16:04x}",
-        proved_at=at,
-    )
+    if f"{first & 0xFFFF:04x}:{first >> 16:04x}" != card.pci_id:
+        # Some other device, or none at all: the guest has not numbered its buses yet, or has done so anew.
+        return replace(card, card=Card.NOT_PROVED, driven=False, proved_at=at)
+    return replace(card, card=Card.PLUGGED, driven=bool(second & BUS_MASTER), proved_at=at)
 
 
 def _cards_seen(vm: Vm, at: float) -> Vm:
@@ -182,12 +179,18 @@ def _deleted(vm: Vm, data: dict[str, Any], _at: float) -> Vm:
     )
 
 
+def _reset(vm: Vm, _data: dict[str, Any], _at: float) -> Vm:
+    """The guest boots: it will number its buses anew."""
+    stale = (Fact.STATUS, Fact.DEVICES, Fact.CONFIG_WINDOW, Fact.CARDS)
+    return without(replace(vm, panicked=False), *stale)
+
+
 _EVENTS: dict[str, Callable[[Vm, dict[str, Any], float], Vm]] = {
     "MIGRATION":      _migration,
     "STOP":           lambda vm, _data, at: with_fact(vm, Fact.STATUS, at, runstate="paused"),
     "RESUME":         lambda vm, _data, at: with_fact(vm, Fact.STATUS, at, runstate="running"),
     "GUEST_PANICKED": lambda vm, _data, _at: without(replace(vm, panicked=True), Fact.STATUS),
-    "RESET":          lambda vm, _data, _at: without(replace(vm, panicked=False), Fact.STATUS, Fact.DEVICES, Fact.CARDS),
+    "RESET":          _reset,
     "SHUTDOWN":       lambda vm, _data, _at: without(vm, Fact.STATUS),
     "UNPLUG_PRIMARY": _asked,
     "DEVICE_DELETED": _deleted,

@@ -94,7 +94,7 @@ class Primary(msgspec.Struct, frozen=True):
     driven: bool = False
     """Bus mastering is on: the guest's driver runs the card."""
     pci_id: str = ""
-    """vendor:device as read from the guest's config space, hexadecimal."""
+    """vendor:device, hexadecimal, as QEMU names the device: what the guest's config space must show to prove it."""
     proved_at: float = -1.0
     asked: bool = False
     """UNPLUG_PRIMARY was seen and the answer to it was not."""
@@ -145,10 +145,8 @@ class Vm(msgspec.Struct, frozen=True):
         return self.name or self.key
 
 
-RUNNING_STATES = frozenset({"setup", "wait-unplug", "active", "device", "pre-switchover", "cancelling", "failing",
-                            "postcopy-active", "postcopy-paused", "postcopy-recover", "postcopy-recover-setup",
-                            "postcopy-device", "colo"})  # fmt: skip
 ENDED_STATES = frozenset({"none", "completed", "failed", "cancelled"})
+"""Every other migration status, known or not, counts as under way."""
 
 
 class Strategy(StrEnum):
@@ -334,6 +332,8 @@ class Workflow(msgspec.Struct, frozen=True):
     baseline: Baseline | None = None
     failure: Failure | None = None
     """The first reason for giving up; what follows is putting things back."""
+    alarms: tuple[str, ...] = ()
+    """What happened on the way that somebody must look at, whatever the facts say at the end."""
     notes: tuple[str, ...] = ()
     """What a person should know at the end: each is a sentence."""
     marks: Marks = Marks()
@@ -346,10 +346,12 @@ class Workflow(msgspec.Struct, frozen=True):
     reserved: bool = False
     replug_fd: bool = False
     """The broken pipe was handed over and is not used up yet."""
-    replug_at: float | None = None
-    """When the last migration that is to bring the card back was sent."""
+    replug_accepted: bool = False
+    """QEMU took a migration that is to bring the card back."""
     tries: dict[str, int] = {}
     """How often each thing that may be tried again was tried."""
+    tried_at: dict[str, float] = {}
+    """When it was tried last."""
     untold: tuple[Fact, ...] = ()
     """Facts that QEMU refused to tell when they were needed: what rests on them is not proved."""
     file: FileReport | None = None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import humanize
 
 from vmtui.backend.core.model import (
-    RUNNING_STATES,
+    ENDED_STATES,
     Card,
     Finding,
     Goal,
@@ -18,6 +18,16 @@ from vmtui.backend.core.model import (
 )
 
 SAVABLE = frozenset({"running", "paused"})
+REMEDIES = {
+    "postmigrate": "vmtui resume VM",
+    "prelaunch": "let it start (cont)",
+    "inmigrate": "wait until its state is loaded",
+    "suspended": "wake it (QMP system_wakeup)",
+    "io-error": "repair its disk, then cont",
+    "shutdown": "reset it (QMP system_reset)",
+    "internal-error": "reset it (QMP system_reset)",
+    "save-vm": "wait until its snapshot is made",
+}
 FULL_DISK = 16 << 20
 """Less than this is no free space at all: device state alone takes some MiB."""
 USUAL_RATE = 1_500_000_000
@@ -27,6 +37,11 @@ USUAL_RATE = 1_500_000_000
 def in_play(vm: Vm) -> bool:
     """Whether a migration will ask the guest to unplug a card."""
     return any(card.card in (Card.PLUGGED, Card.NOT_PROVED) for card in vm.primaries)
+
+
+def may_spawn(vm: Vm) -> bool:
+    """Whether QEMU may start a program (`exec:`). With `-sandbox spawn=deny` the kernel kills it for trying."""
+    return bool(vm.argv) and not any("spawn=deny" in word for word in vm.argv)
 
 
 def choose(vm: Vm, wish: Strategy) -> tuple[Strategy, str]:
@@ -62,7 +77,7 @@ def _runstate(vm: Vm, _options: Options, strategy: Strategy, _place: Place | Non
                      "take a core dump (QMP dump-guest-memory), then reset it")  # fmt: skip
     elif vm.runstate not in SAVABLE:
         yield _block("runstate", f"its run state is {vm.runstate!r}; only a running or paused VM can be saved",
-                     "vmtui resume VM" if vm.runstate == "postmigrate" else "wait until it runs")  # fmt: skip
+                     REMEDIES.get(vm.runstate, "see QEMU's log"))  # fmt: skip
     elif vm.runstate == "paused" and in_play(vm):
         yield _block("paused-with-card", "it is paused with its failover card plugged: a stopped guest cannot unplug it "
                      "(this is where the classic recipe hangs)", "let it run (cont), then save")  # fmt: skip
@@ -72,7 +87,7 @@ def _runstate(vm: Vm, _options: Options, strategy: Strategy, _place: Place | Non
 
 
 def _migrating(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
-    if vm.migration.status in RUNNING_STATES:
+    if vm.migration.status not in ENDED_STATES:
         yield _block("migrating", f"a migration is under way already (status {vm.migration.status!r})",
                      "wait for it, or migrate_cancel it")  # fmt: skip
     for reason in vm.migration.blocked:
@@ -80,6 +95,7 @@ def _migrating(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | N
 
 
 def _cards(vm: Vm, _options: Options, strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    yield from _lost_primaries(vm)
     for card in vm.primaries:
         name = f"the failover card {card.device_id!r}"
         if card.card is Card.OUT:
@@ -99,6 +115,25 @@ def _cards(vm: Vm, _options: Options, strategy: Strategy, _place: Place | None) 
         if card.standby_id not in vm.standbys:
             yield _warn("no-standby", f"{name} names the standby {card.standby_id!r}, which is not there",
                         "add the virtio-net standby with failover=on")  # fmt: skip
+
+
+def _reach(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    if vm.fd_passing:
+        return
+    if not vm.argv:
+        yield _block("remote", "its monitor is not a unix socket, and no QEMU of this host has it: the state would "
+                     "be written on another host", "run vmtui where QEMU runs")  # fmt: skip
+    elif not may_spawn(vm) and (in_play(vm) or not vm.features.channels):
+        yield _block("cannot-spawn", "over tcp no open file can be handed over, and this QEMU may not start programs "
+                     "(-sandbox spawn=deny)", "use its unix socket")  # fmt: skip
+
+
+def _lost_primaries(vm: Vm) -> Iterator[Finding]:
+    paired = {card.standby_id for card in vm.primaries}
+    for standby in vm.standbys:
+        if standby not in paired:
+            yield _warn("no-primary", f"the standby {standby!r} has no primary card: it was lost, or never there",
+                        "add it (again): QMP device_add with failover_pair_id")  # fmt: skip
 
 
 def _strategy(vm: Vm, options: Options, strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
@@ -142,16 +177,18 @@ def _place(vm: Vm, _options: Options, _strategy: Strategy, place: Place | None) 
 
 
 def _resumable(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    yield from _lost_primaries(vm)
     if vm.panicked or vm.runstate == "guest-panicked":
         yield _block("panicked", "the guest has panicked: it cannot run on", "take a core dump, then reset it")
-    elif vm.runstate not in {"running", "paused", "postmigrate", "suspended"}:
-        yield _block("runstate", f"its run state is {vm.runstate!r}: cont will not help", "see QEMU's log")
-    if vm.migration.status in RUNNING_STATES:
+    elif vm.runstate not in {"running", "paused", "postmigrate"}:
+        yield _block("runstate", f"its run state is {vm.runstate!r}: cont will not help",
+                     REMEDIES.get(vm.runstate, "see QEMU's log"))  # fmt: skip
+    if vm.migration.status not in ENDED_STATES:
         yield _block("migrating", f"a migration is under way (status {vm.migration.status!r})", "wait for it, or cancel it")
 
 
 Check = Callable[[Vm, Options, Strategy, Place | None], Iterator[Finding]]
-SAVE_CHECKS: tuple[Check, ...] = (_runstate, _migrating, _cards, _strategy, _panic, _place)
+SAVE_CHECKS: tuple[Check, ...] = (_runstate, _migrating, _reach, _cards, _strategy, _panic, _place)
 RESUME_CHECKS: tuple[Check, ...] = (_resumable,)
 
 

@@ -9,12 +9,16 @@ from vmtui.backend.core.model import (
     Goal,
     Link,
     Outcome,
+    Phase,
     Primary,
     Then,
     Trouble,
+    Workflow,
 )
 from vmtui.backend.core.state import State, the_work
 
+UNPLUG_WAIT = 25.0
+"""Seconds: a cancel in wait-unplug ends when the guest lets go, or after 120 looks of 250 ms."""
 PROPERTIES = ("mac", "netdev", "host", "addr", "rombar", "romfile", "failover_pair_id")
 """What of a card's properties device_add needs, where it has them."""
 
@@ -71,7 +75,7 @@ def _problems(state: State) -> list[str]:
         return [] if quits else [f"QEMU has ended ({vm.why_lost}): the VM is gone"]
     if vm.link is not Link.UP or is_.lost_too_long(state):
         return ["QEMU could not be asked how the VM is"]
-    problems = []
+    problems = list(work.alarms)
     if vm.panicked:
         problems.append("the guest has panicked; take a core dump (QMP dump-guest-memory), then reset it")
     elif is_.should_run(state) and not is_.running(state):
@@ -80,14 +84,49 @@ def _problems(state: State) -> list[str]:
         problems.append(f"a migration is still under way (status {vm.migration.status!r})")
     if not is_.should_stay_stopped(state):
         problems += [
-            f"card {card.device_id} was plugged and is {card.card} now"
+            f"card {card.device_id} was plugged and is {card.card} now; vmtui resume VM tries once more"
             for card in is_.provable(state)
             if card.card is not Card.PLUGGED
         ]
+        problems += _lost_unseen(state)
     problems += [f"QEMU does not tell its {fact}" for fact in sorted(set(work.untold))]
     if not restored(state):
         problems.append("migration parameters or capabilities are not as they were")
     return problems
+
+
+def _lost_unseen(state: State) -> list[str]:
+    """Cards that nobody can prove, after a save in which nothing could be done to bring them back."""
+    unseen = [card.device_id for card in is_.expected_cards(state) if card not in is_.provable(state)]
+    left_out = the_work(state).marks.completed is not None and not is_.replug_was_possible(state)
+    return [f"card {name} may be out: no way to bring it back was taken by QEMU" for name in unseen if left_out]
+
+
+def warnings(state: State) -> list[str]:
+    """What is true at the end, is no fault, and must be known all the same."""
+    work, vm = the_work(state), state.vm
+    if work.baseline is None or vm.link is not Link.UP:
+        return []
+    told = []
+    if _left_unanswered(work):
+        told = [
+            f"the guest may still answer the old request: QEMU would then delete card {card.device_id}; "
+            f"add it again over QMP: {device_add(card)}"
+            for card in vm.primaries
+            if card.card is Card.PLUGGED
+        ]
+    if work.baseline.runstate == "paused" and vm.runstate == "postmigrate":
+        told.append("it was paused and stands still as before; QEMU calls that 'postmigrate' now: vmtui resume lets it run")
+    return told
+
+
+def _left_unanswered(work: Workflow) -> bool:
+    """Whether QEMU gave up waiting for the guest: a cancel that the guest answered ends at once."""
+    sent = work.marks.cancel_sent
+    if sent is None or work.marks.unplugged is not None:
+        return False
+    ended = next((at for phase, at in work.timeline if phase is Phase.RESUME and at >= sent), sent)
+    return ended - sent > UNPLUG_WAIT
 
 
 def restored(state: State) -> bool:
@@ -154,9 +193,16 @@ def _between(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else round(max(second - first, 0.0), 6)
 
 
+def _plain(word: str) -> str | int:
+    return int(word) if word.lstrip("-").isdigit() else word
+
+
 def device_add(card: Primary) -> str:
-    """The command that adds a deleted primary again, as a line of qmp-shell."""
+    """The QMP command that adds a deleted primary again."""
     values = dict(card.properties)
-    words = [f"driver={card.driver}", f"id={card.device_id}", f"bus={card.bus}"]
-    words += [f"{name}={values[name].split(' ')[0]}" for name in PROPERTIES if name in values]
-    return "device_add " + " ".join(words)
+    words: dict[str, str | int] = {"driver": card.driver, "id": card.device_id, "bus": card.bus}
+    for name in PROPERTIES:
+        if name in values:
+            text = values[name]
+            words[name] = text.strip('"') if text.startswith('"') else _plain(text.split(" ")[0])
+    return '{"execute": "device_add", "arguments": ' + msgspec.json.encode(words).decode() + "}"

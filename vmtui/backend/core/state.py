@@ -18,6 +18,8 @@ class State(msgspec.Struct, frozen=True):
     actions: int = 0
     """How many actions were sent in all: it grows exactly when there is one to perform."""
     now: float = 0.0
+    read_at: float = -1.0
+    """When the rules were last read: a fact that was asked since then is fresh, however slow the monitor."""
 
     @property
     def busy(self) -> bool:
@@ -37,6 +39,12 @@ def give_up(state: State, trouble: Trouble, text: str) -> State:
     if work.failure is not None:
         return state
     return replace(state, work=replace(work, failure=Failure(trouble, text)))
+
+
+def alarm(state: State, text: str) -> State:
+    """Something that somebody must look at: the outcome will be `attention`."""
+    work = the_work(state)
+    return state if text in work.alarms else replace(state, work=replace(work, alarms=(*work.alarms, text)))
 
 
 def note(state: State, text: str) -> State:

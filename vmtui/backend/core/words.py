@@ -123,7 +123,8 @@ def headline(state: State) -> str:
     why = f": {printable(work.failure.text)}" if work.failure else ""
     if work.failure is not None and work.failure.trouble is Trouble.USER:
         why = " by the user"
-    tail = "; the VM is as before" if work.outcome in (Outcome.FAILED, Outcome.CANCELLED) else ""
+    same = work.baseline is None or work.baseline.runstate == state.vm.runstate
+    tail = "; the VM is as before" if work.outcome in (Outcome.FAILED, Outcome.CANCELLED) and same else ""
     return f"{name}: {_ENDINGS[work.outcome]}{why}{tail}"
 
 

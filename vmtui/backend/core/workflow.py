@@ -14,7 +14,6 @@ then look at everything once more (PROVE) and judge (`core.result`).
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from vmtui.backend.core import conditions as is_
@@ -34,7 +33,9 @@ from vmtui.backend.core.events import (
     Wish,
 )
 from vmtui.backend.core.model import (
+    ENDED_STATES,
     Fact,
+    Goal,
     Link,
     Phase,
     Sent,
@@ -42,7 +43,7 @@ from vmtui.backend.core.model import (
     Vm,
     Workflow,
 )
-from vmtui.backend.core.state import State, give_up
+from vmtui.backend.core.state import State, give_up, note
 
 Condition = Callable[[State], bool]
 Effect = Callable[[State], State]
@@ -70,13 +71,14 @@ NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.CANCEL:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
     Phase.FINISH:    {Fact.STATUS: 0.005},
     Phase.RESUME:    {Fact.STATUS: 0.05},
-    Phase.REPLUG:    {Fact.MIGRATION: 0.05, Fact.STATUS: 0.5, Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY,
-                      Fact.CARDS: 0.02},
+    Phase.REPLUG:    {Fact.DEVICES: ANY, Fact.CONFIG_WINDOW: ANY, Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY,
+                      Fact.MIGRATION: 0.05, Fact.STATUS: 0.5, Fact.CARDS: 0.02},
     Phase.SETTLE:    {Fact.MIGRATION: 0.25, Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY, Fact.FDSETS: ANY},
     Phase.VERIFY:    {},
     Phase.QUIT:      {Fact.STATUS: 1.0},
-    Phase.PROVE:     dict.fromkeys((Fact.STATUS, Fact.MIGRATION, Fact.CARDS, Fact.PARAMETERS, Fact.CAPABILITIES),
-                                   SINCE_ENTERED),
+    Phase.PROVE:     {Fact.DEVICES: ANY, Fact.CONFIG_WINDOW: ANY}
+                     | dict.fromkeys((Fact.STATUS, Fact.MIGRATION, Fact.CARDS, Fact.PARAMETERS, Fact.CAPABILITIES),
+                                     SINCE_ENTERED),
 }  # fmt: skip
 
 RULES: dict[Phase, tuple[Rule, ...]] = {
@@ -101,7 +103,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((), do.migrate, Phase.UNPLUG),
     ),
     Phase.UNPLUG: (
-        Rule((is_.given_up, is_.migration_running), go=Phase.CANCEL),
+        Rule((is_.given_up, is_.migrate_sent, is_.migration_running), go=Phase.CANCEL),
         Rule((is_.given_up,), go=Phase.RESUME),
         Rule((is_.migrate_never_arrived,), do.try_migrate_again, Phase.PREPARE),
         Rule((is_.migration_failed,), do.blame_qemu),
@@ -112,7 +114,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.unplug_time_is_up, is_.stuck_means_cancel), do.blame_guest),
     ),
     Phase.PAUSE: (
-        Rule((is_.given_up, is_.migration_running), go=Phase.CANCEL),
+        Rule((is_.given_up, is_.migrate_sent, is_.migration_running), go=Phase.CANCEL),
         Rule((is_.given_up,), go=Phase.RESUME),
         Rule((is_.migration_failed_after_sending,), do.blame_qemu),
         Rule((is_.running, is_.pausing_by_itself), None),
@@ -122,7 +124,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((), go=Phase.SAVE),
     ),
     Phase.SAVE: (
-        Rule((is_.given_up, is_.migration_running), go=Phase.CANCEL),
+        Rule((is_.given_up, is_.migrate_sent, is_.migration_running), go=Phase.CANCEL),
         Rule((is_.given_up,), go=Phase.RESUME),
         Rule((is_.migrate_never_arrived,), do.try_migrate_again, Phase.PREPARE),
         Rule((is_.migration_failed,), do.blame_qemu),
@@ -134,7 +136,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
     ),
     Phase.CANCEL: (
         Rule((is_.migration_ended,), go=Phase.RESUME),
-        Rule((is_.stopped_with_unplug_pending, is_.may_try_cont), do.cont),
+        Rule((is_.stopped_with_unplug_pending, is_.may_try_cont, is_.cont_is_due), do.cont),
         Rule((is_.cancel_not_sent,), do.cancel),
         Rule((is_.cancel_lasts_too_long,), do.note_endless_cancel, Phase.RESUME),
     ),
@@ -148,7 +150,8 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.running,), go=Phase.REPLUG),
         Rule((is_.not_finalized, is_.just_begun), None),
         Rule((is_.cannot_run,), do.note_cannot_run, Phase.SETTLE),
-        Rule((is_.may_try_cont,), do.cont),
+        Rule((is_.may_try_cont, is_.cont_is_due), do.cont),
+        Rule((is_.may_try_cont,), None),
         Rule((), do.note_does_not_run, Phase.SETTLE),
     ),
     Phase.REPLUG: (
@@ -177,6 +180,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((), go=Phase.VERIFY),
     ),
     Phase.VERIFY: (
+        Rule((is_.given_up, is_.partial_left, is_.only_copy), do.keep_only_copy, Phase.PROVE),
         Rule((is_.given_up, is_.partial_left), do.discard),
         Rule((is_.given_up, is_.should_run, is_.resume_not_tried), go=Phase.RESUME),
         Rule((is_.given_up,), go=Phase.PROVE),
@@ -184,12 +188,16 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.not_read_through,), do.verify),
         Rule((is_.file_not_whole,), do.blame_file),
         Rule((is_.not_published,), do.publish),
-        Rule((is_.to_quit, is_.connected), do.quit_qemu, Phase.QUIT),
+        Rule((is_.to_quit, is_.connected, is_.status_is_old), do.ask_status),
+        Rule((is_.to_quit, is_.connected, is_.runs_or_panicked), do.refuse_to_quit, Phase.RESUME),
+        Rule((is_.to_quit, is_.connected), go=Phase.QUIT),
         Rule((), go=Phase.PROVE),
     ),
     Phase.QUIT: (
         Rule((is_.gone,), go=Phase.PROVE),
+        Rule((is_.lost_after_quit,), do.count_as_gone, Phase.PROVE),
         Rule((is_.quit_refused,), do.note_quit_refused, Phase.PROVE),
+        Rule((is_.connected, is_.quit_is_due), do.quit_qemu),
     ),
     Phase.PROVE: (
         Rule((), go=Phase.DONE),
@@ -199,14 +207,11 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
 
 ALWAYS: tuple[Rule, ...] = (
     Rule((is_.nothing_touched, is_.disconnected), do.blame_unreachable, Phase.DONE),
-    Rule((is_.work_needs_the_monitor, is_.state_was_complete), do.note_death, Phase.VERIFY),
-    Rule((is_.work_needs_the_monitor, is_.gone), do.blame_death, Phase.VERIFY),
-    Rule((is_.work_needs_the_monitor, is_.lost_too_long), do.keep_partial, Phase.DONE),
+    Rule((is_.qemu_is_needed, is_.state_was_complete), do.note_death, Phase.VERIFY),
+    Rule((is_.qemu_is_needed, is_.gone), do.blame_death, Phase.VERIFY),
+    Rule((is_.answers_are_needed, is_.lost_too_long), do.keep_partial, Phase.DONE),
 )
 """Read before the rules of the phase, whether or not the monitor can be asked."""
-
-GOES_ON_ALONE = frozenset({Phase.VERIFY, Phase.QUIT, Phase.PROVE})
-"""Phases that need no monitor once QEMU is gone."""
 
 ENDLESS = 200
 """More rules than this in one step mean that the table has a loop: a bug, found by the tests."""
@@ -227,8 +232,13 @@ def observe(state: State, event: AnyEvent) -> State:
             return _begin(state, event)
         case Cancel(_, text):
             return _cancel(state, text)
+        case Connected() if state.busy and state.vm.pid and event.pid not in (0, state.vm.pid):
+            another = Disconnected(event.at, Link.GONE, "another QEMU answers at its monitor now")
+            return observe(state, another)
         case Connected():
             return _mark(state, replace(state, vm=facts.connected(state.vm, event)))
+        case QmpEvent() if state.busy and state.vm.link is Link.GONE:
+            return state  # of the other QEMU
         case Disconnected():
             lost = replace(state, vm=facts.disconnected(state.vm, event))
             cut_off = isinstance(state.outstanding, Command)
@@ -265,9 +275,12 @@ def _begin(state: State, event: Wish) -> State:
 
 def _cancel(state: State, text: str) -> State:
     work = state.work
-    too_late = work is not None and (work.published or isinstance(state.outstanding, Publish))
-    if work is None or work.phase is Phase.DONE or too_late:
+    if work is None or work.phase is Phase.DONE or work.published or isinstance(state.outstanding, Publish):
         return state
+    if is_.only_copy(state):
+        return note(state, "cancelled too late: QEMU has ended, and the state that it wrote is all that is left")
+    if work.options.goal is Goal.RESUME and work.baseline is not None:
+        return note(state, "a resume is not undone: it went on to its end")
     return give_up(replace(state, work=replace(work, interrupt=True)), Trouble.USER, text)
 
 
@@ -281,7 +294,7 @@ def _mark(before: State, state: State) -> State:
     in_motion = marks.asked is not None and work.sent is not Sent.NO and marks.completed is None
     if in_motion and marks.unplugged is None and vm.migration.status in facts.UNPLUGGED_STATES:
         changes["unplugged"] = at
-    if in_motion and vm.migration.status == "completed" and work.phase in (Phase.UNPLUG, Phase.PAUSE, Phase.SAVE):
+    if in_motion and vm.migration.status == "completed" and work.phase in COPYING:
         changes["completed"] = at
     if marks.stopped is None and was.runstate == "running" and vm.runstate != "running":
         changes["stopped"] = at
@@ -293,10 +306,16 @@ def _mark(before: State, state: State) -> State:
         changes["lost"] = at
     if vm.link is Link.UP and was.link is not Link.UP:
         changes["lost"] = None
-    work = replace(work, marks=msgspec.structs.replace(marks, **changes)) if changes else work
+    work = replace(work, marks=replace(marks, **changes)) if changes else work
+    if work.sent is Sent.UNKNOWN and marks.asked is not None and vm.migration.status not in ENDED_STATES:
+        work = replace(work, sent=Sent.YES)  # whatever became of the reply
     if work.phase in (Phase.SAVE, Phase.FINISH) and work.sent is not Sent.NO and vm.migration.total:
         work = _progress(work, vm)
     return replace(state, work=work)
+
+
+COPYING = frozenset({Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL})
+"""Phases in which the migration that makes the file can come to its end."""
 
 
 def _progress(work: Workflow, vm: Vm) -> Workflow:
@@ -313,21 +332,28 @@ def advance(state: State) -> State:
         if state.work is None or state.outstanding is not None or state.work.phase is Phase.DONE:
             return state
         after = _advance_once(state, state.work)
-        if after is state:
-            return state
+        if after is None:
+            return replace(state, read_at=state.now)
         state = after
     raise RuntimeError(f"the rules of phase {state.work and state.work.phase} never come to rest")
 
 
-def _advance_once(state: State, work: Workflow) -> State:
+def _advance_once(state: State, work: Workflow) -> State | None:
+    """The state after one question or one rule; None when there is nothing to ask and no rule fires."""
     if (after := _fire(state, ALWAYS)) is not None:
         return after
-    alone = state.vm.link is Link.GONE and work.phase in GOES_ON_ALONE
-    if state.vm.link is not Link.UP and not alone:
-        return state
-    if not alone and (asked := _ask_for_stale_fact(state, work)) is not None:
-        return asked
-    return _fire(state, RULES[work.phase]) or state
+    if state.vm.link is Link.UP:
+        if (asked := _ask_for_stale_fact(state, work)) is not None:
+            return asked
+    elif not _goes_on_alone(state, work):
+        return None
+    after = _fire(state, RULES[work.phase])
+    return None if after is None else replace(after, read_at=state.now)
+
+
+def _goes_on_alone(state: State, work: Workflow) -> bool:
+    """A file can be read through without a monitor; how QEMU ended can be said once it is gone."""
+    return work.phase in (Phase.VERIFY, Phase.QUIT) or (work.phase is Phase.PROVE and state.vm.link is Link.GONE)
 
 
 def _fire(state: State, rules: tuple[Rule, ...]) -> State | None:
@@ -367,8 +393,8 @@ def _fresh(state: State, work: Workflow, fact: Fact, age: float) -> bool:
         return False
     if fact is Fact.CARDS and state.vm.config_window is not None and work.phase is not Phase.PREFLIGHT:
         # A proof from before this phase began says nothing about what the phase did.
-        return seen >= work.entered and (age < 0 or state.now - seen < age)
-    return seen >= work.entered if age < 0 else state.now - seen < age
+        return seen >= work.entered and (age < 0 or state.now - seen < age or seen > state.read_at)
+    return seen >= work.entered if age < 0 else state.now - seen < age or seen > state.read_at
 
 
 def wake(state: State) -> float | None:
