@@ -157,8 +157,9 @@ def test_a_state_that_was_complete_when_qemu_died_is_kept(stock: Profile) -> Non
     assert result.file == SAVE.output
 
 
-def test_a_qemu_that_dies_half_way_leaves_no_file(stock: Profile) -> None:
-    play = Play(profile=stock, scenario=Scenario(killed="active"))
+@pytest.mark.parametrize("moment", ["active", "paused"])
+def test_a_qemu_that_dies_half_way_leaves_no_file(stock: Profile, moment: str) -> None:
+    play = Play(profile=stock, scenario=Scenario(killed=moment))
     assert play.run().outcome is Outcome.ATTENTION
     assert (play.store.partial, play.store.published) == (False, False)
 

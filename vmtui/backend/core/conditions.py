@@ -244,7 +244,7 @@ def _due(state: State, what: str) -> bool:
 
 def resume_not_tried(state: State) -> bool:
     """The guest was to stay stopped or to end, and now it is to run on after all."""
-    return stopped(state) and "cont" not in the_work(state).tries and not cannot_run(state)
+    return stopped(state) and "cont" not in the_work(state).tries and not cannot_run(state) and not gone(state)
 
 
 def just_begun(state: State) -> bool:
