@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import resource
 import signal
 import sys
@@ -14,10 +15,14 @@ from pathlib import Path
 import msgspec
 
 from vmtui.backend.config import private_directory
+from vmtui.backend.core.commands import Command
 from vmtui.backend.core.errors import Exit, UsageError
+from vmtui.backend.core.events import AnyEvent
 from vmtui.backend.core.sim import PROFILES, STOCK_10_0, Profile
+from vmtui.backend.core.sim.played import story
 from vmtui.backend.core.sim.scenarios import UnknownScenario, World, listed, size, world
 from vmtui.backend.core.text import printable
+from vmtui.backend.journal import ActionLine, EventLine, read_journal
 from vmtui.backend.sim_server import Settings, Spec, serve
 from vmtui.backend.simulated import Record
 
@@ -58,17 +63,30 @@ def world_of(names: list[str]) -> World:
 
 def _specs(given: argparse.Namespace) -> Iterator[Spec]:
     made = world_of(given.scenario or [])
-    profile = profile_of(given.profile)
+    told = story(_story_lines(given.replay)) if given.replay else None
+    profile = told.profile if told else profile_of(given.profile)
     if (given.socket is None) == (given.dir is None):
         raise UsageError("name a socket (--socket PATH), or a directory for several (--count N --dir DIR)")
     if not 1 <= given.count <= MOST:
         raise UsageError(f"--count takes 1 to {MOST}")
+    if told and (given.count != 1 or not told.calls):
+        raise UsageError("--replay plays one VM" if told.calls else "this journal holds nothing that QEMU was asked")
     if given.socket is not None and given.count != 1:
         raise UsageError("--socket is for one; several need --dir")
     for number in range(1, given.count + 1):
-        name = given.name if given.count == 1 else f"{given.name}{number}"
-        path = given.socket or private_directory(given.dir.absolute()) / f"{name}.qmp"
-        yield Spec(name, profile, varied(made, given.seed, name), Path(path).absolute())
+        name = told.name if told else given.name if given.count == 1 else f"{given.name}{number}"
+        path = given.socket or private_directory(given.dir.absolute()) / f"{re.sub('[^A-Za-z0-9._-]', '_', name)[:60]}.qmp"
+        yield Spec(name, profile, varied(made, given.seed, name), Path(path).absolute(), told)
+
+
+def _story_lines(journal: Path) -> Iterator[tuple[float, Command | AnyEvent]]:
+    """Raises UsageError for what is no journal."""
+    for line in read_journal(journal):
+        match line:
+            case ActionLine(t=at, action=Command() as command):
+                yield at, command
+            case EventLine(t=at, event=event):
+                yield at, event
 
 
 def varied(made: World, seed: int | None, name: str) -> World:

@@ -22,6 +22,7 @@ from vmtui.backend.core.errors import StoreError, UsageError
 from vmtui.backend.core.sim import FaultyWire, Profile, SimulatedVm
 from vmtui.backend.core.sim.machine import EPOCH, Machine
 from vmtui.backend.core.sim.migration import Migration
+from vmtui.backend.core.sim.played import PlayedVm, Story
 from vmtui.backend.core.sim.qjson import Bad, JsonReader
 from vmtui.backend.core.sim.savefile import SaveFile
 from vmtui.backend.core.sim.scenario import When
@@ -57,6 +58,8 @@ class Spec:
     world: World
     path: Path
     """Of its socket."""
+    story: Story | None = None
+    """A journal whose QEMU it plays, instead of living in `world`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +126,7 @@ class Qemu:
 
     def __init__(self, spec: Spec, settings: Settings, on_end: Callable[[], None] = lambda: None) -> None:
         self.spec = spec
-        self.vm = SimulatedVm(
-            spec.profile,
-            scenario=spec.world.scenario,
-            ram=spec.world.ram,
-            name=spec.name,
-            schema=command_schema(spec.profile.name),
-        )
+        self.vm = _vm(spec)
         self._wire = FaultyWire(self.vm, *spec.world.faults)
         self._behaviour = spec.world.behaviour
         self._clock = Clock(settings.speed)
@@ -240,6 +237,10 @@ class Qemu:
         state = (self.vm.migration_status, self.vm.runstate)
         entered = [word for word, before in zip(state, self._state, strict=True) if word != before]
         self._state = state
+        if isinstance(self.vm, PlayedVm) and self.vm.hangs_up and self.vm.alive:
+            self.vm.hangs_up = False
+            self._say_all()
+            self._drop()
         at = self._drop_at
         if at is not None and (at in entered if isinstance(at, str) else self.vm.now >= at):
             self._drop_at = None
@@ -411,6 +412,13 @@ class Qemu:
                 f'{{"timestamp": {stamp}, "event": "RTC_CHANGE", "data": {{"offset": 0, "qom-path": "/machine/rtc"}}}}\r\n'
             )
             self._out(event.encode() * count)
+
+
+def _vm(spec: Spec) -> SimulatedVm:
+    profile, schema = spec.profile, command_schema(spec.profile.name)
+    if spec.story is not None:
+        return PlayedVm(spec.story, schema)
+    return SimulatedVm(profile, scenario=spec.world.scenario, ram=spec.world.ram, name=spec.name, schema=schema)
 
 
 def _complaint(value: Any) -> str | None:
