@@ -410,3 +410,26 @@ def test_a_resume_that_is_cancelled_says_that_it_went_on(stock: Profile) -> None
     result = play.run()
     assert result.outcome is Outcome.RESUMED
     assert result.notes
+
+
+def test_the_card_is_brought_back_only_after_qemu_let_go_of_the_file(stock: Profile) -> None:
+    """A replug between `completed` and the closing of the file gets stuck, and the file stays open in QEMU."""
+    asked: list[float] = []
+
+    def still_open(command: Command, value: object) -> object:
+        if command.execute == "query-fdsets" and play.work.phase is Phase.REPLUG and play.commands("remove-fd"):
+            asked.append(play.now)
+            return [{"fdset-id": 0, "fds": []}] if len(asked) < 10 else []
+        return value
+
+    play = Play(profile=stock, options=replace(SAVE, strategy=Strategy.BACKGROUND), reply=still_open)
+    result = play.run()
+    assert result.outcome is Outcome.SAVED
+    names = [each.execute for each in play.sent if isinstance(each, Command)]
+    if stock is STOCK_7_2:
+        replug = next(at for phase, at in play.work.timeline if phase is Phase.SETTLE)
+        assert play.work.marks.completed is not None
+        assert replug - play.work.marks.completed >= 0.25
+    else:
+        assert len(asked) == 10
+        assert names.index("remove-fd") < [n for n, name in enumerate(names) if name == "migrate"][1]

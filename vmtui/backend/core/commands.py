@@ -102,6 +102,7 @@ class Number(msgspec.Struct, frozen=True, tag="number"):
 
 class FdSets(msgspec.Struct, frozen=True, tag="fdsets"):
     ids: tuple[int, ...]
+    in_use: tuple[int, ...] = ()
 
 
 class Devices(msgspec.Struct, frozen=True, tag="devices"):
@@ -349,13 +350,17 @@ def _read_qtree(qtree: str) -> Iterator[_Dev]:
     yield from found
 
 
-def fdsets(value: Any) -> tuple[int, ...]:
-    """query-fdsets: the sets that hold a file of ours."""
+def fdsets(value: Any) -> FdSets:
+    """query-fdsets: the sets that hold a file of ours, and those that hold none any more but are still in use."""
 
     def ours(entry: Any) -> bool:
         return any(_expect(each, dict).get("opaque") == STATE_FD for each in _get(entry, "fds", list))
 
-    return tuple(_get(each, "fdset-id", int) for each in _expect(value, list) if ours(each))
+    sets = {_get(each, "fdset-id", int): each for each in _expect(value, list)}
+    return FdSets(
+        ids=tuple(number for number, entry in sets.items() if ours(entry)),
+        in_use=tuple(number for number, entry in sets.items() if not entry["fds"]),
+    )
 
 
 _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
@@ -369,6 +374,6 @@ _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
     Fact.FEATURES:      lambda value: Offered(features(value)),
     Fact.MEMORY:        lambda value: Number(_get(value, "base-memory", int) + int(value.get("plugged-memory", 0))),
     Fact.DEVICES:       lambda value: devices(_expect(value, str)),
-    Fact.FDSETS:        lambda value: FdSets(fdsets(value)),
+    Fact.FDSETS:        fdsets,
     Fact.CONFIG_WINDOW: lambda value: Number(config_window(_expect(value, str))),
 }  # fmt: skip

@@ -43,6 +43,8 @@ TRIES = 3
 CONT_TRIES = 20
 PAUSE_BETWEEN_TRIES = 0.5
 """Seconds: an image lock that somebody holds for a moment is no reason to leave a guest stopped."""
+CLOSING = 2.0
+CLOSES_UNSEEN = 0.25
 SELF_PLUG = 1.0
 """Seconds that QEMU gets to plug a card back by itself, where it does so."""
 REPLUG_SETTLES = 1.0
@@ -465,6 +467,20 @@ def replug_has_time(state: State) -> bool:
     """A card that the guest has forgotten is waited for by QEMU until the cancel's 30 s are over."""
     work = the_work(state)
     return state.now - max(work.entered, work.tried_at.get("replug", 0.0)) < REPLUG_LIMIT
+
+
+def file_may_be_open(state: State) -> bool:
+    """QEMU says `completed` before it closes the file: a migration in between gets stuck, and the file stays open."""
+    work = the_work(state)
+    known = Fact.FDSETS in state.vm.seen and work.fdset not in state.vm.fdsets_in_use
+    return work.fdset is not None and "replug" not in work.tries and not known and state.now - work.entered < CLOSING
+
+
+def closing_is_recent(state: State) -> bool:
+    """Where no fd set tells, and no `postmigrate` either, because the guest runs on."""
+    work = the_work(state)
+    completed = work.marks.completed
+    return in_background(state) and work.fdset is None and completed is not None and state.now - completed < CLOSES_UNSEEN
 
 
 def pipe_not_handed_over(state: State) -> bool:

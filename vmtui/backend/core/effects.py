@@ -266,6 +266,10 @@ def remove_fdset(state: State) -> State:
     return _forget(tried(send(state, command), "set-free"), Fact.FDSETS)
 
 
+def ask_fdsets(state: State) -> State:
+    return send(state, Command("query-fdsets", learns=Fact.FDSETS))
+
+
 def close_descriptor(state: State) -> State:
     """Try: it may be gone already, taken by a migrate whose answer was lost."""
     name, *others = the_work(state).names

@@ -65,8 +65,8 @@ def learn(vm: Vm, command: Command, learned: Learned, at: float) -> Vm:
             return with_fact(vm, fact, at, memory=value or 0)
         case Number(value):
             return with_fact(vm, fact, at, config_window=value)
-        case FdSets(ids):
-            return with_fact(vm, fact, at, fdsets=ids)
+        case FdSets(ids, in_use):
+            return with_fact(vm, fact, at, fdsets=ids, fdsets_in_use=in_use)
         case Devices(primaries, standbys):
             return with_fact(vm, fact, at, primaries=_merge(vm.primaries, primaries), standbys=standbys)
         case ConfigWords(device_id, words):

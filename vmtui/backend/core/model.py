@@ -136,6 +136,8 @@ class Vm(msgspec.Struct, frozen=True):
     panicked: bool = False
     fdsets: tuple[int, ...] = ()
     """Those that hold a file of ours."""
+    fdsets_in_use: tuple[int, ...] = ()
+    """Those whose files were taken back, and that QEMU has not closed yet."""
     seen: dict[Fact, float] = {}
     """When each fact was last learned over THIS connection; absent = must be asked."""
 
