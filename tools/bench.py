@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from tools.measure import parts
 from tools.measure.parts import Bench
 from tools.measure.qmp import BenchError
 from tools.measure.rows import Row, table
-from tools.measure.virsh import virsh
+from tools.measure.virsh import install, virsh
 from vmtui.backend.lab import LabError
 
 Part = Callable[[Bench], list[Row]]
@@ -40,6 +41,9 @@ ONCE: dict[str, Part] = {
 
 def main() -> int:
     given = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the guests go with us
+    if given.install:
+        install()
     chosen = given.only or [*WITH_QEMU, *ONCE]
     rows: list[tuple[str, Row]] = []
     with _place(given.dir) as directory:
@@ -63,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds that count (default: 7)")
     parser.add_argument("--dir", type=Path, default=Path("/dev/shm"), help="where states are written (default: /dev/shm)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single value to FILE")
+    parser.add_argument("--install", action="store_true", help="install libvirt first (Debian, as root)")
     return parser
 
 
@@ -82,7 +87,7 @@ def _measured(name: str, part: Part, bench: Bench) -> list[Row]:
     try:
         return part(bench)
     except (BenchError, LabError, OSError) as error:
-        return [Row(name, name, f"not measured: {error}", "to be measured", False)]
+        return [Row(name, name, f"not measured: {' '.join(str(error).split())[-300:]}", "to be measured", False)]
 
 
 def _say(text: str) -> None:

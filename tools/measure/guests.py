@@ -21,6 +21,8 @@ class Window:
     """Seconds that the guest stood still, all pauses together, from QEMU's own STOP and RESUME."""
     ran_on: float | None
     """Seconds from the end of wait-unplug to STOP; None where nothing was unplugged before it."""
+    lag: float | None
+    """Seconds from QEMU's `completed` to RESUME; None where nobody asked for MIGRATION events."""
 
 
 class Guest:
@@ -47,11 +49,10 @@ class Guest:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
+        """Not put to rest where something went wrong: it may be gone, and what went wrong is what to say."""
         self.wake()
-        try:
-            yield
-        finally:
-            self.rest()
+        yield
+        self.rest()
 
     def watch(self, act: Callable[[], object]) -> Window:
         """Do something to the running guest, which is to run again afterwards."""
@@ -63,18 +64,21 @@ class Guest:
         return self._seen(since)
 
     def _seen(self, since: int) -> Window:
-        stopped, stop, active, ran_on = 0.0, None, None, None
+        stopped, stop, active, completed, ran_on, lag = 0.0, None, None, None, None, None
         for event in self.observer.events[since:]:
             match event.name, event.data.get("status"):
-                case "MIGRATION", "active" if stop is None:
+                case "MIGRATION", "active" if stop is None and completed is None:
                     active = event.at
+                case "MIGRATION", "completed":
+                    completed = event.at
                 case "STOP", _:
                     stop = event.at
                     ran_on = stop - active if active is not None and ran_on is None else ran_on
                 case "RESUME", _ if stop is not None:
                     stopped += event.at - stop
+                    lag = event.at - completed if completed is not None else None
                     stop = None
-        return Window(stopped, ran_on)
+        return Window(stopped, ran_on, lag)
 
 
 @contextmanager
