@@ -19,7 +19,7 @@ from vmtui.backend.core.commands import Command
 from vmtui.backend.core.errors import Exit, UsageError
 from vmtui.backend.core.events import AnyEvent
 from vmtui.backend.core.sim import PROFILES, STOCK_10_0, Profile
-from vmtui.backend.core.sim.played import story
+from vmtui.backend.core.sim.played import Story, story
 from vmtui.backend.core.sim.scenarios import UnknownScenario, World, listed, size, world
 from vmtui.backend.core.text import printable
 from vmtui.backend.journal import ActionLine, EventLine, read_journal
@@ -63,7 +63,7 @@ def world_of(names: list[str]) -> World:
 
 def _specs(given: argparse.Namespace) -> Iterator[Spec]:
     made = world_of(given.scenario or [])
-    told = story(_story_lines(given.replay)) if given.replay else None
+    told = read_story(given.replay) if given.replay else None
     profile = told.profile if told else profile_of(given.profile)
     if (given.socket is None) == (given.dir is None):
         raise UsageError("name a socket (--socket PATH), or a directory for several (--count N --dir DIR)")
@@ -79,8 +79,12 @@ def _specs(given: argparse.Namespace) -> Iterator[Spec]:
         yield Spec(name, profile, varied(made, given.seed, name), Path(path).absolute(), told)
 
 
+def read_story(journal: Path) -> Story:
+    """QEMU's part of a journal. Raises UsageError for what is none."""
+    return story(_story_lines(journal))
+
+
 def _story_lines(journal: Path) -> Iterator[tuple[float, Command | AnyEvent]]:
-    """Raises UsageError for what is no journal."""
     for line in read_journal(journal):
         match line:
             case ActionLine(t=at, action=Command() as command):

@@ -181,7 +181,7 @@ class Qemu:
         self._files.close()
 
     def _die(self) -> None:
-        """QEMU is gone: first its process, then its monitor, so that whoever looks sees that it has ended."""
+        """QEMU is gone: its monitor's connection breaks last, so that whoever looks then sees that it has ended."""
         if self.ended:
             return
         self.ended = True
@@ -190,15 +190,15 @@ class Qemu:
             self._body.end()
         if self._timer is not None:
             self._timer.cancel()
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._record is not None:
+            self._record.unlink(missing_ok=True)
         if self._listener is not None:
             self._loop.remove_reader(self._listener)
             self._listener.close()
             self.spec.path.unlink(missing_ok=True)
-        if self._record is not None:
-            self._record.unlink(missing_ok=True)
+        if self._client is not None:
+            self._client.close()
+            self._client = None
         if self._job is None:
             self._files.close()
         self._on_end()
@@ -210,6 +210,9 @@ class Qemu:
         if self.ended:
             return
         self._catch_up()
+        self._settle()
+
+    def _settle(self) -> None:
         self._say_all()
         if self._job is not None:
             return  # what is being written calls again
@@ -297,7 +300,7 @@ class Qemu:
             self._holds = False
             self._send(b"".join(self._held))
             self._held.clear()
-            self._turn()
+            self._settle()  # and let some time pass before more is written
 
     # --- the client
 
@@ -588,17 +591,19 @@ class _Files:
             if write.size and write.target not in self._failed and not self._is_finished(write.target):
                 self._file(write.target, write.kind).sent(write.size)
         self._finish()
-        return any(file.due and self._is_open(where) for where, file in self._files.items())
+        return any(file.due and self._is_open(where, file) for where, file in self._files.items())
 
     def _is_finished(self, where: int | str) -> bool:
         file = self._files.get(where)
         return file is not None and file.finished
 
-    def _is_open(self, where: int | str) -> bool:
-        """Not one that was cancelled while a pipe's reader was waited for."""
+    def _is_open(self, where: int | str, file: File) -> bool:
+        """Not one that was given up while a pipe's reader was waited for."""
         vm = self._vm
-        streams = vm.migration is not None and vm.migration.status in _FLOWING and vm.migration.target.target == where
-        return streams or where in self._last or (vm.dumping and vm.dump.target.target == where)
+        if isinstance(file, DumpFile):
+            return where in self._last or vm.dumping
+        flows = vm.migration is not None and vm.migration.status in (*_FLOWING, "completed")
+        return flows and vm.migration is not None and vm.migration.target.target == where
 
     def _file(self, where: int | str, kind: str) -> File:
         file = self._files.get(where)

@@ -6,7 +6,7 @@ as far apart as they came, up to the next such command. A query is answered with
 the story. What the journal does not tell, the twin answers.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +25,7 @@ from vmtui.backend.core.commands import (
 )
 from vmtui.backend.core.events import Answered, AnyEvent, Connected, Disconnected, QmpEvent, Refused, Unknown
 from vmtui.backend.core.model import Fact, Link, Primary
+from vmtui.backend.core.model import Migration as MigrationFacts
 from vmtui.backend.core.sim import machine
 from vmtui.backend.core.sim.migration import Migration
 from vmtui.backend.core.sim.profile import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, Profile
@@ -36,6 +37,7 @@ from vmtui.backend.core.sim.vm import SimulatedVm
 _OWN = frozenset({"getfd", "add-fd", "remove-fd", "closefd", "query-fdsets"})
 """Commands about descriptors: those of today, not the recorded ones."""
 _FDSET = "/dev/fdset/"
+_RUNSTATES = {"STOP": "paused", "RESUME": machine.RUNNING}
 _JUST_BEFORE = 1e-6
 """Seconds before `completed` at which the rest of the file is written."""
 NO_ID = "0000:0000"
@@ -117,7 +119,7 @@ def story(lines: Iterable[tuple[float, Command | AnyEvent]]) -> Story:
 class PlayedVm(SimulatedVm):
     """Speaks QMP as the twin does; what it says is the story's."""
 
-    __slots__ = ("_begun", "_clock", "_told_events", "_until", "hangs_up", "story")
+    __slots__ = ("_begun", "_changed_at", "_clock", "_heard", "_told_events", "_until", "hangs_up", "story")
 
     def __init__(self, told: Story, schema: CommandSchema | None = None) -> None:
         super().__init__(told.profile, ram=told.ram, name=told.name, schema=schema)
@@ -126,6 +128,10 @@ class PlayedVm(SimulatedVm):
         self._begun = told.calls[0].at if told.calls else 0.0
         self._clock = 0.0
         """What our clock said when the story's said `_begun`."""
+        self._changed_at = self._begun
+        """When, in the story, something was last changed by a command."""
+        self._heard: dict[Fact, tuple[float, Learned]] = {}
+        """What events said, and when in the story."""
         self._until = self._next_change(self._begun)
         self.hangs_up = False
         """The story's connection breaks here; whoever serves this resets it."""
@@ -141,7 +147,7 @@ class PlayedVm(SimulatedVm):
 
     def _set(self, at: float) -> None:
         """The story is at `at` now, and goes on by itself up to the next change."""
-        self._begun, self._clock = at, self.now
+        self._begun, self._changed_at, self._clock = at, at, self.now
         self._until = self._next_change(at)
 
     def next_at(self) -> float | None:
@@ -164,20 +170,24 @@ class PlayedVm(SimulatedVm):
             if due < self.story.events[self._told_events][0]:
                 self._change(switched_at=self.now)
                 return
-            self._happens_now(self.story.events[self._told_events][1])
+            self._happens_now(*self.story.events[self._told_events])
             self._told_events += 1
 
-    def _happens_now(self, event: QmpEvent | Disconnected) -> None:
+    def _happens_now(self, at: float, event: QmpEvent | Disconnected) -> None:
         if isinstance(event, Disconnected):
             self.hangs_up = True
             if event.link is Link.GONE:
                 self.die()
             return
         self.emit(event.name, event.data)
-        self.runstate = {"STOP": "paused", "RESUME": "running"}.get(event.name, self.runstate)
+        if event.name in _RUNSTATES:
+            self.runstate = _RUNSTATES[event.name]
+            self._heard[Fact.STATUS] = (at, Runstate(self.runstate))
         status = event.data.get("status")
-        if event.name == "MIGRATION" and self.migration is not None and isinstance(status, str):
-            self._change(status=status)
+        if event.name == "MIGRATION" and isinstance(status, str):
+            self._heard[Fact.MIGRATION] = (at, MigrationNow(MigrationFacts(status)))
+            if self.migration is not None:
+                self._change(status=status)
 
     def writes(self) -> list[Write]:
         """All of a file at its end: how fast it was written, the journal does not tell."""
@@ -229,11 +239,20 @@ class PlayedVm(SimulatedVm):
         return Call(self._begun, last.command, self._begun, refused)
 
     def _as_of_now(self, calls: list[Call]) -> Call:
-        """The last of this stretch of the story that has been asked by now; else its first; else the last one before."""
-        here = [call for call in calls if self._begun <= call.at < self._until]
-        now = bisect_left([call.ended for call in here], self._now_in_story + _JUST_BEFORE)
-        before = [call for call in calls if call.at < self._until]
-        return here[max(now - 1, 0)] if here else before[-1] if before else calls[0]
+        """The last of this stretch of the story that was answered by now, or what an event has said since.
+
+        Before any of that: the stretch's first answer, for only what a command changes can be meant; else the last before.
+        """
+        here = [call for call in calls if self._changed_at <= call.at < self._until]
+        by_now = bisect_right([call.ended for call in here], self._now_in_story)
+        before = [call for call in calls if call.at < self._changed_at]
+        last = here[by_now - 1] if by_now else before[-1] if before else calls[0]
+        heard = self._heard.get(last.command.learns) if last.command.learns else None
+        if heard is not None and heard[0] > last.ended:
+            at, news = heard
+            fuller = (call for call in here if call.at >= at and _says(call) == _status(news))
+            return next(fuller, Call(last.at, last.command, at, Answered(at, news)))
+        return here[0] if here and not by_now else last
 
     def _open(self, recorded: str, uri: str) -> None:
         """Where today's file goes; a migration that was to fail (into a broken pipe) writes none."""
@@ -264,6 +283,17 @@ class PlayedVm(SimulatedVm):
 
 def _completes(event: QmpEvent | Disconnected) -> bool:
     return isinstance(event, QmpEvent) and event.name == "MIGRATION" and event.data.get("status") == "completed"
+
+
+def _status(learned: Learned | None) -> str:
+    match learned:
+        case Runstate(status=status) | MigrationNow(now=MigrationFacts(status=status)):
+            return status
+    return ""
+
+
+def _says(call: Call) -> str:
+    return _status(call.outcome.learned) if isinstance(call.outcome, Answered) else ""
 
 
 def _tells(call: Call) -> bool:
