@@ -433,3 +433,25 @@ def test_the_card_is_brought_back_only_after_qemu_let_go_of_the_file(stock: Prof
     else:
         assert len(asked) == 10
         assert names.index("remove-fd") < [n for n, name in enumerate(names) if name == "migrate"][1]
+
+
+def test_no_migration_is_started_while_qemu_tidies_up_behind_one() -> None:
+    """A `migrate` sent in that moment ends a QEMU 7.2 (segmentation fault), and the guest with it."""
+    play = Play(profile=STOCK_10_0, options=replace(SAVE, strategy=Strategy.BACKGROUND))
+    assert play.run().outcome is Outcome.SAVED
+    names = [each.execute for each in play.sent if isinstance(each, Command)]
+    second = [number for number, name in enumerate(names) if name == "migrate"][1]
+    assert "query-yank" in names[:second]
+
+
+def test_a_qemu_that_never_tidies_up_keeps_its_guest_and_the_card_is_told() -> None:
+    play = Play(profile=STOCK_10_0)
+
+    def never(play: Play) -> None:
+        play.state = replace(play.state, vm=replace(play.state.vm, tidying=True))
+
+    play.watch = never
+    result = play.run()
+    assert result.outcome is Outcome.ATTENTION
+    assert len(play.commands("migrate")) == 1
+    assert play.vm.runstate == "running"

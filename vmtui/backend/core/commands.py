@@ -168,6 +168,7 @@ QUERIES: dict[Fact, Callable[[Vm], Command | None]] = {
     Fact.CONFIG_WINDOW: lambda _vm: hmp("info mtree", learns=Fact.CONFIG_WINDOW),
     Fact.CARDS:         _cards,
     Fact.FDSETS:        _ask("query-fdsets", Fact.FDSETS),
+    Fact.YANK:          _ask("query-yank", Fact.YANK),
 }  # fmt: skip
 
 
@@ -350,6 +351,11 @@ def _read_qtree(qtree: str) -> Iterator[_Dev]:
     yield from found
 
 
+def tidying(value: Any) -> Number:
+    """query-yank: a migration that QEMU has not finished with is among the things that could be yanked."""
+    return Number(int(any(_get(each, "type", str) == "migration" for each in _expect(value, list))))
+
+
 def fdsets(value: Any) -> FdSets:
     """query-fdsets: the sets that hold a file of ours, and those that hold none any more but are still in use."""
 
@@ -375,5 +381,6 @@ _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
     Fact.MEMORY:        lambda value: Number(_get(value, "base-memory", int) + int(value.get("plugged-memory", 0))),
     Fact.DEVICES:       lambda value: devices(_expect(value, str)),
     Fact.FDSETS:        fdsets,
+    Fact.YANK:          tidying,
     Fact.CONFIG_WINDOW: lambda value: Number(config_window(_expect(value, str))),
 }  # fmt: skip

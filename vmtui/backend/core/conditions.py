@@ -44,6 +44,7 @@ CONT_TRIES = 20
 PAUSE_BETWEEN_TRIES = 0.5
 """Seconds: an image lock that somebody holds for a moment is no reason to leave a guest stopped."""
 CLOSING = 2.0
+TIDYING_POLL = 0.02
 CLOSES_UNSEEN = 0.25
 SELF_PLUG = 1.0
 """Seconds that QEMU gets to plug a card back by itself, where it does so."""
@@ -474,6 +475,16 @@ def file_may_be_open(state: State) -> bool:
     work = the_work(state)
     known = Fact.FDSETS in state.vm.seen and work.fdset not in state.vm.fdsets_in_use
     return work.fdset is not None and "replug" not in work.tries and not known and state.now - work.entered < CLOSING
+
+
+def tidying_unknown(state: State) -> bool:
+    """While QEMU tidies up behind a migration, another one would be its end (7.2) or be refused for ever (10.0)."""
+    asked = state.vm.seen.get(Fact.YANK, -1.0)
+    return asked < the_work(state).entered or (state.vm.tidying and state.now - asked >= TIDYING_POLL)
+
+
+def tidying(state: State) -> bool:
+    return state.vm.tidying
 
 
 def closing_is_recent(state: State) -> bool:

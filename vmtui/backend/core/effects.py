@@ -231,7 +231,7 @@ def hand_over_broken_pipe(state: State) -> State:
 def replug(state: State) -> State:
     """A migration that gets as far as `active` and then fails: QEMU plugs the card back, the guest never stops."""
     uri = REPLUG_URIS[is_.replug_method(state)]
-    sent = _forget(tried(send(state, Command("migrate", {"uri": uri})), "replug"), Fact.MIGRATION)
+    sent = _forget(tried(send(state, Command("migrate", {"uri": uri})), "replug"), Fact.MIGRATION, Fact.YANK)
     return _with(sent, replug_fd=False)
 
 
@@ -264,6 +264,10 @@ def remove_fdset(state: State) -> State:
     """One of them; what is left is asked again."""
     command = Command("remove-fd", {"fdset-id": state.vm.fdsets[0]})
     return _forget(tried(send(state, command), "set-free"), Fact.FDSETS)
+
+
+def ask_yank(state: State) -> State:
+    return send(state, Command("query-yank", learns=Fact.YANK))
 
 
 def ask_fdsets(state: State) -> State:

@@ -61,6 +61,8 @@ def learn(vm: Vm, command: Command, learned: Learned, at: float) -> Vm:
             return with_fact(vm, fact, at, **{fact.value: values})
         case Offered(features):
             return with_fact(vm, fact, at, features=features)
+        case Number(value) if fact is Fact.YANK:
+            return with_fact(vm, fact, at, tidying=bool(value))
         case Number(value) if fact is Fact.MEMORY:
             return with_fact(vm, fact, at, memory=value or 0)
         case Number(value):

@@ -48,6 +48,8 @@ class Fact(StrEnum):
     DEVICES = "devices"
     CONFIG_WINDOW = "config-window"
     CARDS = "cards"
+    YANK = "yank"
+    """Whether QEMU still tidies up behind a migration (query-yank): a migration started now would kill a QEMU 7.2."""
     FDSETS = "fdsets"
     """The fd sets that a save of ours left: asked when it is over, for a lost reply leaves one that nobody noted."""
 
@@ -136,6 +138,8 @@ class Vm(msgspec.Struct, frozen=True):
     panicked: bool = False
     fdsets: tuple[int, ...] = ()
     """Those that hold a file of ours."""
+    tidying: bool = False
+    """QEMU has not finished with its last migration, whatever status it tells."""
     fdsets_in_use: tuple[int, ...] = ()
     """Those whose files were taken back, and that QEMU has not closed yet."""
     seen: dict[Fact, float] = {}

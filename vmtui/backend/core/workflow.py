@@ -60,7 +60,7 @@ class Rule(NamedTuple):
 ANY = float("inf")
 SINCE_ENTERED = -1.0
 """The fact must have been learned after this phase began."""
-PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact is not Fact.FDSETS}
+PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact not in (Fact.FDSETS, Fact.YANK)}
 
 NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.PREFLIGHT: PROBE,
@@ -171,6 +171,9 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.fdset_left,), do.remove_fdset),
         Rule((is_.file_may_be_open,), do.ask_fdsets),
         Rule((is_.closing_is_recent,), None),
+        Rule((is_.tidying_unknown,), do.ask_yank),
+        Rule((is_.tidying, is_.just_begun), None),
+        Rule((is_.tidying,), do.note_card_out, Phase.SETTLE),
         Rule((is_.pipe_not_handed_over,), do.hand_over_broken_pipe),
         Rule((), do.replug),
     ),
