@@ -167,7 +167,7 @@ def _run(directory: Path, command: Sequence[str]) -> int:
         DIRECTORY: str(directory / "vms"),
         "VMTUI_SNAPSHOT_DIR": str(directory / "snapshots"),
         "XDG_STATE_HOME": str(directory / "state"),
-        "PATH": f"{Path(sys.argv[0]).absolute().parent}:{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        "PATH": f"{_beside()}:{os.environ.get('PATH', '')}",
         "PS1": "vmtui demo $ ",
     }
     for number in (signal.SIGINT, signal.SIGQUIT):
@@ -180,3 +180,9 @@ def _run(directory: Path, command: Sequence[str]) -> int:
         signal.signal(number, lambda number, _frame: process.send_signal(number))
     code = process.wait()
     return code if code >= 0 else 128 - code
+
+
+def _beside() -> Path:
+    """Where this vmtui's own command is, so that `vmtui` in the demo is this one."""
+    started_as = Path(sys.argv[0]).absolute()
+    return started_as.parent if started_as.name == "vmtui" else Path(sys.executable).parent

@@ -578,6 +578,13 @@ def test_the_list_has_a_line_for_each_scenario() -> None:
     assert all(len(line) < 160 for line in lines)
 
 
+def test_the_document_says_of_each_scenario_what_the_list_says() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+    for named in SCENARIOS:
+        default = f" ({named.default})" if named.default else ""
+        assert f"| `{named.shown}`{default} | {named.exit_code} | {named.line} |\n" in text
+
+
 @pytest.mark.parametrize(
     "words",
     [
