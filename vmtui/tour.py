@@ -12,6 +12,7 @@ import textwrap
 import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -140,10 +141,11 @@ def show(*, auto: bool, speed: float) -> int:
     by_itself = auto or not (sys.stdin.isatty() and sys.stdout.isatty())
     pause = partial(_sleep, STEP / speed) if by_itself else _key
     stage = _Stage(speed)
-    for step in (*ACT_1, *ACT_2, *ACT_3):
-        stage.play(step)
-        if not isinstance(step, Scene) and step is not EVENTS and not pause():
-            break
+    with nullcontext() if by_itself else _single_keys():
+        for step in (*ACT_1, *ACT_2, *ACT_3):
+            stage.play(step)
+            if not isinstance(step, Scene) and step is not EVENTS and not pause():
+                break
     return 0
 
 
@@ -152,17 +154,24 @@ def _sleep(seconds: float) -> bool:
     return True
 
 
-def _key() -> bool:
-    """Wait for a key; false for q, Ctrl-C and Ctrl-D."""
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """Keys count without Enter, from the first step to the last; one that was pressed early waits for its turn."""
     keyboard = sys.stdin.fileno()
     before = termios.tcgetattr(keyboard)
     try:
-        tty.setcbreak(keyboard)
-        return os.read(keyboard, 1) not in (b"q", b"Q", b"\x04", b"")
-    except KeyboardInterrupt:
-        return False
+        tty.setcbreak(keyboard, termios.TCSADRAIN)  # the default would throw away what was typed already
+        yield
     finally:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+def _key() -> bool:
+    """Wait for a key; false for q, Ctrl-C and Ctrl-D."""
+    try:
+        return os.read(sys.stdin.fileno(), 1) not in (b"q", b"Q", b"\x04", b"")
+    except KeyboardInterrupt:
+        return False
 
 
 class _Stage:

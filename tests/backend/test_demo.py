@@ -135,17 +135,21 @@ def test_the_tour_goes_by_itself_through_the_hang_the_save_and_the_crash() -> No
     assert '"event": "DUMP_COMPLETED"' in crash
 
 
-def test_a_key_goes_on_and_q_ends_the_tour() -> None:
+@pytest.mark.parametrize("keys", [(b" ", b"q"), (b" q", b"")], ids=["one by one", "typed ahead"])
+def test_a_key_goes_on_and_q_ends_the_tour(keys: tuple[bytes, bytes]) -> None:
     master, slave = pty.openpty()
     with subprocess.Popen(
         (*VMTUI, "demo", "--tour", "--speed", "1000"), stdin=slave, stdout=slave, stderr=slave
     ) as process:
         os.close(slave)
-        _read_until(master, b"ACT 1")
-        os.write(master, b" ")
-        _read_until(master, b"The classic recipe")
-        os.write(master, b"q")
-        assert process.wait(20) == 0
+        try:
+            _read_until(master, b"ACT 1")
+            os.write(master, keys[0])
+            _read_until(master, b"The classic recipe")
+            os.write(master, keys[1])
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
     os.close(master)
 
 
