@@ -110,7 +110,7 @@ class _Front:
         if self.view is None or work is None or not self._touched():
             return "nothing was changed"
         left = [f"run state {self.view.state.vm.runstate!r}", "the card and the settings as they are now"]
-        if work.reserved and not work.published and not work.discarded:
+        if work.has_partial:
             left.append(f"{printable(work.options.output)}.partial")
         return "leaving now leaves " + ", ".join(left)
 
@@ -345,13 +345,12 @@ class CheckPrinter(LinePrinter):
     def end(self, view: VmView, result: Result) -> None:
         work, vm = view.state.work, view.state.vm
         assert work is not None
-        self.blocked = _is_blocked(work)
+        self.blocked = work.blocked
         if work.failure is not None:
             self._out.write(words.headline(view.state) + "\n")
             return
-        version = ".".join(map(str, vm.version))
         self._out.write(
-            f"{printable(vm.shown)}  {printable(vm.runstate)}, QEMU {version}, {printable(vm.machine)}, "
+            f"{printable(vm.shown)}  {printable(vm.runstate)}, QEMU {vm.qemu}, {printable(vm.machine)}, "
             f"{words.size(vm.memory)} of RAM\n"
         )
         self._out.write(f"strategy  {words.strategy_line(work.strategy, work.why)}\n")
@@ -375,7 +374,7 @@ class CheckJsonPrinter(JsonPrinter):
     def end(self, view: VmView, result: Result) -> None:
         work, vm = view.state.work, view.state.vm
         assert work is not None
-        self.blocked = _is_blocked(work)
+        self.blocked = work.blocked
         self._out.write(
             json.dumps(
                 {
@@ -383,7 +382,7 @@ class CheckJsonPrinter(JsonPrinter):
                     "vm": vm.shown,
                     "uuid": vm.uuid or None,
                     "runstate": vm.runstate,
-                    "qemu": ".".join(map(str, vm.version)),
+                    "qemu": vm.qemu,
                     "machine": vm.machine,
                     "memory": vm.memory,
                     "strategy": work.strategy,
@@ -401,7 +400,3 @@ class CheckJsonPrinter(JsonPrinter):
             )
             + "\n"
         )
-
-
-def _is_blocked(work: Workflow) -> bool:
-    return any(each.level is Level.BLOCKING for each in work.findings)

@@ -8,7 +8,6 @@ from vmtui.backend.core.model import (
     Card,
     Fact,
     Goal,
-    Level,
     Link,
     OnStuck,
     Phase,
@@ -120,7 +119,7 @@ def undecided(state: State) -> bool:
 
 def blocked(state: State) -> bool:
     work = the_work(state)
-    return work.options.goal is not Goal.CHECK and any(each.level is Level.BLOCKING for each in work.findings)
+    return work.options.goal is not Goal.CHECK and work.blocked
 
 
 def only_checking(state: State) -> bool:
@@ -511,7 +510,7 @@ def file_not_handed_over(state: State) -> bool:
 
 def partial_left(state: State) -> bool:
     work = the_work(state)
-    return work.reserved and not work.discarded and not work.published and work.tries.get("discard", 0) < TRIES
+    return work.has_partial and work.tries.get("discard", 0) < TRIES
 
 
 def only_copy(state: State) -> bool:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import facts, preflight, result
 from vmtui.backend.core.commands import (
+    QUERIES,
     STATE_FD,
     Action,
     Command,
@@ -48,6 +49,13 @@ FORWARD = frozenset({Phase.PREFLIGHT, Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, 
 
 def send(state: State, action: Action) -> State:
     return replace(state, outstanding=action, sent_at=state.now, actions=state.actions + 1)
+
+
+def _ask(state: State, fact: Fact) -> State:
+    """The query of a fact that always has one."""
+    query = QUERIES[fact](state.vm)
+    assert query is not None
+    return send(state, query)
 
 
 def tried(state: State, what: str) -> State:
@@ -165,7 +173,7 @@ def stop(state: State) -> State:
 
 
 def count_early_bytes(state: State) -> State:
-    return tried(send(state, Command("query-migrate", learns=Fact.MIGRATION)), "count")
+    return tried(_ask(state, Fact.MIGRATION), "count")
 
 
 def blame_qemu(state: State) -> State:
@@ -267,11 +275,11 @@ def remove_fdset(state: State) -> State:
 
 
 def ask_yank(state: State) -> State:
-    return send(state, Command("query-yank", learns=Fact.YANK))
+    return _ask(state, Fact.YANK)
 
 
 def ask_fdsets(state: State) -> State:
-    return send(state, Command("query-fdsets", learns=Fact.FDSETS))
+    return _ask(state, Fact.FDSETS)
 
 
 def close_descriptor(state: State) -> State:
@@ -309,7 +317,7 @@ def keep_only_copy(state: State) -> State:
 
 
 def ask_status(state: State) -> State:
-    return send(state, Command("query-status", learns=Fact.STATUS))
+    return _ask(state, Fact.STATUS)
 
 
 def refuse_to_quit(state: State) -> State:
@@ -347,7 +355,7 @@ def blame_death(state: State) -> State:
 
 def keep_partial(state: State) -> State:
     work = the_work(state)
-    if work.reserved and not work.published and not work.discarded:
+    if work.has_partial:
         text = f"{work.options.output}.partial is kept: QEMU may still be writing to it"
         state = note(state, text)
     return give_up(state, Trouble.UNREACHABLE, f"QEMU has not answered for {is_.LOST_LIMIT:g} s: {state.vm.why_lost}")

@@ -146,6 +146,11 @@ class Vm(msgspec.Struct, frozen=True):
     """When each fact was last learned over THIS connection; absent = must be asked."""
 
     @property
+    def qemu(self) -> str:
+        """QEMU's version, as text."""
+        return ".".join(map(str, self.version))
+
+    @property
     def shown(self) -> str:
         """What to call it."""
         return self.name or self.key
@@ -372,3 +377,13 @@ class Workflow(msgspec.Struct, frozen=True):
     @property
     def given_up(self) -> bool:
         return self.failure is not None
+
+    @property
+    def blocked(self) -> bool:
+        """The pre-flight found something that keeps the VM from being saved."""
+        return any(each.level is Level.BLOCKING for each in self.findings)
+
+    @property
+    def has_partial(self) -> bool:
+        """A file is there that is not a snapshot (yet)."""
+        return self.reserved and not self.published and not self.discarded

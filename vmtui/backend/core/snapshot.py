@@ -68,7 +68,7 @@ def manifest(state: State, host: Host) -> Manifest:
         name=vm.name,
         uuid=vm.uuid,
         host=host,
-        qemu=".".join(map(str, vm.version)),
+        qemu=vm.qemu,
         package=vm.package,
         machine=work.file.machine or vm.machine,
         memory=vm.memory,
