@@ -120,6 +120,7 @@ def test_a_vm_that_never_migrated_has_the_status_none() -> None:
         (Fact.CAPABILITIES, [{"capability": "events", "state": True}], Settings({"events": True})),
         (Fact.MEMORY, {"base-memory": 5}, Number(5)),
         (Fact.MEMORY, {"base-memory": 5, "plugged-memory": 2}, Number(7)),
+        (Fact.MIGRATION, {"ram": {"total": -5, "mbps": float("nan")}}, MigrationNow(Migration())),
         (Fact.CONFIG_WINDOW, "", Number(None)),
         (Fact.CARDS, "b0200000: 0x10d38086 0x00100507\r\n", ConfigWords("primary0", (0x10D38086, 0x00100507))),
         (Fact.CARDS, "00000000b0200000: 0xffffffff 0xffffffff\r\n", ConfigWords("primary0", (0xFFFFFFFF, 0xFFFFFFFF))),
@@ -280,8 +281,11 @@ def test_no_device_tree_makes_the_reader_fail(lines: list[str]) -> None:
     [
         (Fact.STATUS, {}, "no member 'status'"),
         (Fact.STATUS, [], "expected dict, got list"),
-        (Fact.MIGRATION, {"ram": {"total": float("inf")}}, "infinity"),
-        (Fact.MIGRATION, {"ram": {"total": []}}, "TypeError"),
+        (Fact.MIGRATION, {"ram": {"total": float("inf")}}, "expected int, got float"),
+        (Fact.MIGRATION, {"ram": {"total": []}}, "expected int, got list"),
+        (Fact.MIGRATION, {"ram": {"remaining": 10**400}}, "more than 64 bits"),
+        (Fact.FDSETS, [{"fdset-id": True, "fds": []}], "expected int, got bool"),
+        (Fact.MEMORY, {"base-memory": 1 << 64}, "more than 64 bits"),
         (Fact.FEATURES, [{"name": "migrate", "arg-type": "1"}, {"name": "1", "members": [{}]}], "KeyError"),
     ],
 )

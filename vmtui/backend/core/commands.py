@@ -200,9 +200,16 @@ def _understood(command: Command, value: Any) -> Learned | None:
 
 
 def _expect(value: Any, kind: type[Any]) -> Any:
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ReplyError(f"expected {kind.__name__}, got {type(value).__name__}")
+    if kind is int and not -(1 << 63) <= value < 1 << 64:
+        raise ReplyError("a number has more than 64 bits")
     return value
+
+
+def _count(members: dict[str, Any], key: str) -> int:
+    """A number of bytes that may be absent, and is never less than none."""
+    return max(_expect(members.get(key, 0), int), 0)
 
 
 def _get(value: Any, key: str, kind: type[Any]) -> Any:
@@ -223,12 +230,17 @@ def migration(value: Any) -> Migration:
     return Migration(
         status=_expect(reply.get("status", "none"), str),
         error=str(reply.get("error-desc", "")),
-        transferred=int(ram.get("transferred", 0)),
-        total=int(ram.get("total", 0)),
-        remaining=int(ram.get("remaining", 0)),
-        mbps=float(ram.get("mbps", 0.0)),
+        transferred=_count(ram, "transferred"),
+        total=_count(ram, "total"),
+        remaining=_count(ram, "remaining"),
+        mbps=_finite(ram.get("mbps", 0.0)),
         blocked=tuple(map(str, reply.get("blocked-reasons", ()))),
     )
+
+
+def _finite(value: Any) -> float:
+    """A rate, which nothing rests on: what is none is no reason to refuse the rest."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e18 else 0.0
 
 
 def capabilities(value: Any) -> dict[str, bool]:
@@ -297,7 +309,7 @@ class _Dev:
 _DEV = re.compile(r'^( *)dev: ([^,]+), id "(.*)"$')
 _BUS = re.compile(r"^( *)bus: (.+)$")
 _PROPERTY = re.compile(r"^ *([A-Za-z0-9_.\-\[\]]+) = (.*)$")
-_ADDRESS = re.compile(r"^ *class .*, addr ([0-9a-f]+):([0-9a-f]+)\.([0-9a-f]+), pci id ([0-9a-f]{4}:[0-9a-f]{4})")
+_ADDRESS = re.compile(r"^ *class .*, addr ([0-9a-f]{1,2}):([0-9a-f]{1,2})\.([0-9a-f]), pci id ([0-9a-f]{4}:[0-9a-f]{4})")
 
 
 def devices(qtree: str) -> Devices:
@@ -378,7 +390,7 @@ _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
     Fact.PARAMETERS:    lambda value: Settings(_expect(value, dict)),
     Fact.CAPABILITIES:  lambda value: Settings(dict(capabilities(value))),
     Fact.FEATURES:      lambda value: Offered(features(value)),
-    Fact.MEMORY:        lambda value: Number(_get(value, "base-memory", int) + int(value.get("plugged-memory", 0))),
+    Fact.MEMORY:        lambda value: Number(_get(value, "base-memory", int) + _count(value, "plugged-memory")),
     Fact.DEVICES:       lambda value: devices(_expect(value, str)),
     Fact.FDSETS:        fdsets,
     Fact.YANK:          tidying,
