@@ -29,7 +29,7 @@ def test_it_reads_what_json_means(values: list[Any], ascii_only: bool) -> None:
     assert read(data) == values
 
 
-PARTS = [b'{"execute":', b"}", b"[", b"]", b":", b",", b'"a"', b"'b'", b'"', b"\\", b"\n", b"1", b"-", b"true", b"nan",
+PARTS = [b'{"execute":', b"}", b"[", b"]", b":", b",", b'"a"', b"'b'", b'"', b"\\", b"\n", b"1", b"-", b"0", b".5", b"true", b"nan",
          b"\xff", b"\x01", b"\\ud83d", b"\\u0000", b"\xc3\xa4", b" "]  # fmt: skip
 HOSTILE = st.lists(st.sampled_from(PARTS) | st.binary(max_size=3), max_size=30).map(b"".join)
 
@@ -68,6 +68,26 @@ def test_nesting_is_bounded_and_up_to_there_read() -> None:
     deep = b"[" * MAX_NESTING + b"]" * MAX_NESTING
     assert len(read(deep)) == 1
     assert read(b"[" + deep)[0] == Bad("JSON nesting depth limit exceeded")
+
+
+@pytest.mark.parametrize("number", [b"01", b"-", b"-x", b"1.", b"1e", b"1e+", b"2.e5", b"9" * 5000, b"a" * 5000])
+def test_what_begins_as_a_number_and_is_none_holds_nothing_up(number: bytes) -> None:
+    whole = read(number + b'\n{"execute": "stop"}')
+    assert isinstance(whole[0], Bad)
+    assert whole[-1] == {"execute": "stop"}
+    assert read(*(bytes((each,)) for each in number + b'\n{"execute": "stop"}')) == whole
+
+
+def test_numbers_need_nothing_between_them() -> None:
+    assert read(b"1-2 1.5.", b"\n")[:3] == [1, -2, 1.5]
+
+
+def test_a_number_or_keyword_without_end_is_not_kept() -> None:
+    reader = JsonReader()
+    for digits in (b"7" * 10_000, b"a" * 10_000):
+        complaints = [value for _ in range(100) for value in reader.feed(digits)]
+        assert complaints in ([Bad("JSON token size limit exceeded")], [])
+        assert len(reader._buffer) < 20_000
 
 
 def test_a_number_beyond_64_bits_is_a_float() -> None:

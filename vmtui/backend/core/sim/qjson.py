@@ -13,12 +13,17 @@ MAX_TOKENS_SIZE = 64 << 20
 MAX_TOKENS = 2 << 20
 MAX_NESTING = 300
 """QEMU takes 1024, and Python's own stack fewer; no command needs ten."""
+MAX_WORD = 4096
+"""Bytes of a number or a keyword: they are read anew with each piece that comes. QEMU takes 64 MiB."""
 
 _SPACE = b" \t\r\n"
 _PUNCTUATION = frozenset(b"{}[]:,")
 _KEYWORD = re.compile(rb"[a-z]+")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
-_IN_NUMBER = frozenset(b"-+.0123456789eE")
+_ALMOST = re.compile(rb"-?(?:(?:0|[1-9][0-9]*+)(?:\.(?:[0-9]++(?:[eE][-+]?[0-9]*+)?)?|[eE][-+]?[0-9]*+)?)?")
+"""A number, or the beginning of one."""
+_DIGITS = frozenset(b"0123456789")
+_BEGINS_NUMBER = frozenset(b"-") | _DIGITS
 _STRING = {
     quote: re.compile(
         rb"[^%b\\\x00-\x1f\xfe\xff]*+(?:\\[\x20-\xfd][^%b\\\x00-\x1f\xfe\xff]*+)*+" % ((bytes((quote,)),) * 2)
@@ -89,14 +94,19 @@ class JsonReader:
             return self._found(chr(first), self._at + 1)
         if first in _STRING:
             return self._string(first)
-        if first in _IN_NUMBER and (number := _NUMBER.match(buffer, self._at)):
-            return self._found("number", number.end()) if self._is_over(number.end(), _IN_NUMBER) else None
-        if word := _KEYWORD.match(buffer, self._at):
-            return self._found("keyword", word.end()) if word.end() < len(buffer) else None
-        return self._stray(self._at + 1)
-
-    def _is_over(self, end: int, more: frozenset[int]) -> bool:
-        return end < len(self._buffer) and self._buffer[end] not in more
+        word = (_ALMOST if first in _BEGINS_NUMBER else _KEYWORD).match(buffer, self._at)
+        if word is None:
+            return self._stray(self._at + 1)
+        if len(word[0]) > MAX_WORD:
+            return self._too_long(word.end())
+        if word.end() == len(buffer):
+            return None
+        if first not in _BEGINS_NUMBER:
+            return self._found("keyword", word.end())
+        leading_zero = word[0] in (b"0", b"-0") and buffer[word.end()] in _DIGITS
+        if leading_zero or not _NUMBER.fullmatch(word[0]):
+            return self._stray(word.end() + 1)
+        return self._found("number", word.end())
 
     def _found(self, kind: str, end: int) -> _Token:
         token = _Token(kind, bytes(self._buffer[self._at : end]))
@@ -104,11 +114,15 @@ class JsonReader:
         return token
 
     def _stray(self, end: int) -> Bad:
-        text = self._buffer[self._at : end].decode(errors="replace")
+        text = self._buffer[self._at : min(end, self._at + MAX_WORD)].decode(errors="replace")
         shown = "".join(letter if letter.isprintable() and letter.isascii() else f"\\u{ord(letter):04X}" for letter in text)
         self._at = self._scanned = end
         self._lost = True
         return Bad(f"JSON parse error, stray '{shown}'")
+
+    def _too_long(self, end: int) -> Bad:
+        self._at, self._lost = end, True
+        return Bad("JSON token size limit exceeded")
 
     def _find_again(self) -> bool:
         found = _RESYNC.search(self._buffer, self._at)
@@ -123,8 +137,7 @@ class JsonReader:
         inside = _STRING[quote].match(self._buffer, max(self._scanned, self._at + 1))
         end = self._scanned = inside.end() if inside else self._at + 1
         if end - self._at > MAX_TOKENS_SIZE:
-            self._at, self._lost = end, True
-            return Bad("JSON token size limit exceeded")
+            return self._too_long(end)
         if end >= len(self._buffer) or (self._buffer[end] == _BACKSLASH and end + 1 == len(self._buffer)):
             return None
         return self._found("string", end + 1) if self._buffer[end] == quote else self._stray(end + 1)
