@@ -211,6 +211,7 @@ def test_a_message_may_come_in_any_pieces_and_several_in_one(tmp_path: Path) -> 
         (b"\xff", "JSON parse error, stray '\\uFFFD'"),
         (b"{}", "QMP input lacks member 'execute'"),
         (b'{"execute":1}', "QMP input member 'execute' must be a string"),
+        (b'{"execute":["stop"]}', "QMP input member 'execute' must be a string"),
         (b'{"execute":"query-name","arguments":[]}', "QMP input member 'arguments' must be an object"),
         (b'{"execute":"query-name","control":{}}', "QMP input member 'control' is unexpected"),
         (b'{"execute":"query-name","arguments":{"a":1}}', "Parameter 'a' is unexpected"),

@@ -597,6 +597,26 @@ def test_an_fd_opened_for_reading_too_is_not_found_in_its_set() -> None:
     assert refusal == "Failed to find file descriptor with matching flags=0x41"
 
 
+@pytest.mark.parametrize("number", ["", "x", "-1", "\u0663", "9" * 5000])
+def test_an_fd_set_that_is_no_number_is_refused(number: str) -> None:
+    refusal = Client().refusal("migrate", uri=f"file:/dev/fdset/{number}")
+    assert refusal == f"Could not parse fdset /dev/fdset/{number}"
+
+
+@pytest.mark.parametrize(
+    ("action", "complaint"),
+    [
+        ({}, "Parameter 'actions[0].data' is missing"),
+        ({"data": []}, "Invalid parameter type for 'actions[0].data', expected: object"),
+        ({"data": {"snapshot-file": 1}}, "Invalid parameter type for 'actions[0].data.snapshot-file', expected: string"),
+        ({"data": {"snapshot-file": "f"}, "more": 1}, "Parameter 'actions[0].more' is unexpected"),
+    ],
+)
+def test_the_branch_of_a_union_is_checked_as_well(action: dict[str, Any], complaint: str) -> None:
+    refusal = Client().refusal("transaction", actions=[{"type": "blockdev-snapshot-sync", **action}])
+    assert refusal == complaint
+
+
 def test_7_2_does_not_know_file() -> None:
     refusal = Client(STOCK_7_2).refusal("migrate", uri="file:/snap/vm.state")
     assert refusal == "Parameter 'uri' expects a valid migration protocol"

@@ -352,8 +352,8 @@ class Qemu:
             self._say_all()
             self._say({**identity, "error": {"class": "GenericError", "desc": complaint}})
             return
-        command = value.get("execute")
-        if command == self._mute:
+        command = value["execute"] if isinstance(value.get("execute"), str) else ""
+        if command and command == self._mute:
             self._mute = ""
             self._muted.append(value.get("id"))
         if command == "query-qmp-schema" and self.vm.listening and not value.get("arguments"):

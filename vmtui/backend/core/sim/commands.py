@@ -87,7 +87,10 @@ def _open_fd(vm: Machine, name: str) -> Target:
 def _open_file(vm: Machine, path: str) -> Target:
     if not path.startswith(_FDSET):
         return Target("file", path)
-    entries = vm.fdsets.get(int(path.removeprefix(_FDSET)), ())
+    number = path.removeprefix(_FDSET)
+    if not (number.isascii() and number.isdecimal() and len(number) < 10):
+        raise Refused(f"Could not parse fdset {path}")
+    entries = vm.fdsets.get(int(number), ())
     writable = [fd for fd, _, _ in entries if fd.kind is not FdKind.FILE_RDWR]
     if not writable:
         raise Refused("Failed to find file descriptor with matching flags=0x41")

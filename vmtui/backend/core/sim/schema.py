@@ -7,6 +7,8 @@ Complaint = str | None
 Check = Callable[[Any, str], Complaint]
 """Takes a value and its full name; says what is wrong with it, in QEMU's words."""
 
+_Member = tuple[str, bool, Check]
+"""Name, whether it must be there, and what its value must be."""
 _OPEN = frozenset({"device_add", "object-add"})
 """Commands that take members the schema does not list."""
 
@@ -85,28 +87,40 @@ class CommandSchema:
         return check
 
     def _object(self, entry: dict[str, Any], *, is_open: bool = False, unsigned: bool = False) -> Check:
-        members = [
-            (member["name"], "default" not in member, self._later(member["type"], unsigned)) for member in entry["members"]
-        ]
-        known = frozenset(name for name, _, _ in members)
-        is_open = is_open or "variants" in entry
+        own = self._members(entry, unsigned)
+        tag, cases = entry.get("tag"), {each["case"]: each["type"] for each in entry.get("variants", ())}
+        branches: dict[str, list[_Member]] = {}
+
+        def members(value: dict[str, Any]) -> list[_Member]:
+            """Its own, and those of the branch that it says it is."""
+            case = value.get(tag) if tag else None
+            if not isinstance(case, str) or case not in cases:
+                return own
+            if case not in branches:
+                branches[case] = [*own, *self._members(self._by_name[cases[case]], unsigned)]
+            return branches[case]
 
         def check(value: Any, name: str) -> Complaint:
             if not isinstance(value, dict):
                 return _wrong_type(name, "object")
             prefix = f"{name}." if name else ""
-            for member, required, inner in members:
+            known = members(value)
+            for member, required, inner in known:
                 if member in value:
                     complaint = inner(value[member], prefix + member)
                     if complaint:
                         return complaint
                 elif required:
                     return f"Parameter '{prefix}{member}' is missing"
-            if is_open or value.keys() <= known:
+            names = {member for member, _, _ in known}
+            if is_open or value.keys() <= names:
                 return None
-            return f"Parameter '{prefix}{next(key for key in value if key not in known)}' is unexpected"
+            return f"Parameter '{prefix}{next(key for key in value if key not in names)}' is unexpected"
 
         return check
+
+    def _members(self, entry: dict[str, Any], unsigned: bool) -> list["_Member"]:
+        return [(each["name"], "default" not in each, self._later(each["type"], unsigned)) for each in entry["members"]]
 
     def _alternate(self, entry: dict[str, Any]) -> Check:
         choices = [self._later(member["type"]) for member in entry["members"]]
