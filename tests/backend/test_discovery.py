@@ -53,6 +53,12 @@ def names(proc: Path) -> list[str]:
     return [vm.name for vm in discovery.discover(proc)]
 
 
+def test_a_process_whose_status_makes_no_sense_is_passed_over(tmp_path: Path) -> None:
+    make_process(tmp_path, 10, QEMU, "-name", "good")
+    (make_process(tmp_path, 11, QEMU) / "stat").write_text("11 (a) S S S 1 " + "x " * 17)
+    assert names(tmp_path) == ["good"]
+
+
 def test_only_qemu_is_found_and_sorted_by_name(tmp_path: Path) -> None:
     make_process(tmp_path, 10, "/usr/bin/qemu-system-x86_64", "-name", "zeta")
     make_process(tmp_path, 11, "/usr/libexec/qemu-kvm", "-name", "guest=alpha,debug-threads=on")

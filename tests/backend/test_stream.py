@@ -579,6 +579,20 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peak < 4 * CHUNK
 
 
+def test_the_end_of_a_file_is_not_read_again_for_each_of_its_pages(tmp_path: Path) -> None:
+    bits = subsection("configuration/target-page-bits", u32(20))
+    ram = section(1, 2, "ram", ram_list({"pc.ram": 1 << 30}) + u64(EOS), version=4)
+    pages = page(0, ZERO, block="pc.ram", content=b"\0") + page(0, ZERO | CONTINUE, content=b"\0") * 50_000
+    text = json.dumps({"page_size": 1 << 20, "devices": DEVICES}).encode()
+    parts = {"configuration": configuration("pc", bits), "ram": ram, "pages": part(3, 2, pages + u64(EOS))}
+    file = tmp_path / "stream"
+    file.write_bytes(make_stream(**parts, description=text))
+    looks: list[int] = []
+    report = read_stream(file, progress=looks.append)
+    assert (report.trouble, report.zero_pages) == (None, 50_001)
+    assert len(looks) < 20
+
+
 @pytest.mark.parametrize(
     ("damaged", "words"),
     [

@@ -223,7 +223,7 @@ def _command_line(path: str) -> bytes | None:
 def _stat(folder: Path) -> _Stat:
     """Raises OSError where the process is gone."""
     fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()  # its name may hold anything, `)` too
-    if len(fields) < 20:
+    if len(fields) < 20 or not (fields[1].isdigit() and fields[19].isdigit()):
         raise ProcessLookupError(f"{folder}/stat is not a process's")
     return _Stat(fields[0].decode("ascii", "replace"), int(fields[1]), int(fields[19]))
 

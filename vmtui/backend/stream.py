@@ -255,7 +255,7 @@ class _Window:
 
     def have(self, count: int) -> bool:
         """Bring the next `count` bytes (at most a chunk) into the buffer; False if the file ends before."""
-        if self.end - self.pos < count:
+        if self.end - self.pos < count and self.base + self.end < self.size:
             self.refill()
         return self.end - self.pos >= count
 
