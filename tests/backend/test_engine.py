@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.backend.fake_qmp import FakeQemu, Message, stream
-from tests.backend.saving import CHANGING, Front, left, options_for, phases, result_of, save
+from tests.backend.saving import CHANGING, Front, at, left, options_for, phases, result_of, save
 from tests.core.play import Play
 from tests.core.test_faults import PROFILES, name_of
 from vmtui import headless
@@ -95,6 +95,14 @@ def test_the_log_shows_every_message_and_only_the_length_of_a_long_one(path: Pat
     assert reply["return"].endswith("bytes")
     assert all(len(json.dumps(each)) < LARGE_MESSAGE * 2 for each in messages)
     assert [record.number for record in view.log] == list(range(1, len(view.log) + 1))
+
+
+def test_an_event_of_a_megabyte_is_not_kept_in_the_log(path: Path) -> None:
+    bulk = json.dumps({"event": "BULK", "data": {"a": "x" * (1 << 20)}}).encode() + b"\r\n"
+    with FakeQemu(path, hook=at("query-name", bulk)) as qemu:
+        (view,) = save(qemu)
+    (event,) = [record.data["msg"] for record in view.log if record.data.get("msg", {}).get("event") == "BULK"]
+    assert event == {"event": "BULK", "data": f"... {(1 << 20) + 8} bytes"}
 
 
 # --- cancelling -------------------------------------------------------------------------------------------------------

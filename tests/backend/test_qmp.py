@@ -347,9 +347,11 @@ def test_a_reply_to_nothing_that_was_asked_is_dropped(path: Path) -> None:
         (NESTED + b"\r\n", "does not speak QMP"),
         (NUMBER + b"\r\n", "does not speak QMP"),
         (b'{"event": "\\uD800"}\r\n', "half a surrogate pair"),
+        (b'{"event": "E", "data": ' + b'{"a":' * 200 + b"1" + b"}" * 201 + b"\r\n", "nested too deep"),
+        (b'{"return": {}, "id": {}}\r\n', "a command that nobody sent"),
         (b"x" * 20 * MIB + b"\r\n", "more than 10 MiB"),
     ],
-    ids=["error without id", "garbage", "no UTF-8", "nested", "number", "surrogate", "20 MiB"],
+    ids=["error without id", "garbage", "no UTF-8", "nested", "number", "surrogate", "deep", "odd id", "20 MiB"],
 )
 def test_a_message_that_cannot_be_read_ends_the_connection_with_a_reason(path: Path, data: bytes, why: str) -> None:
     async def use(monitor: Monitor) -> None:
@@ -361,6 +363,15 @@ def test_a_message_that_cannot_be_read_ends_the_connection_with_a_reason(path: P
 
     with FakeQemu(path, hook=before("query-name", data)) as qemu:
         with_monitor(qemu.address, use)
+
+
+def test_a_monitor_that_breaks_off_as_soon_as_it_is_there_is_unreachable(path: Path) -> None:
+    async def connect(address: Address) -> None:
+        with pytest.raises(Unreachable, match="broke off at once: it does not speak QMP"):
+            await Monitor(address, lambda _direction, _message: None).connect()
+
+    with saying(path, GREETING, b'{"return": {}}\r\ngarbage\r\n') as address:
+        asyncio.run(connect(address))
 
 
 def test_the_twin_reads_a_stream_of_values_and_not_lines(path: Path) -> None:

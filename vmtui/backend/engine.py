@@ -414,12 +414,14 @@ def _now() -> float:
 
 def _abridged(message: Mapping[str, Any]) -> dict[str, Any]:
     """`message` without its bulk: a schema or a device tree is 200 kB and tells a reader of the log nothing."""
-    value = message.get("return")
-    if isinstance(value, str | list | dict) and len(value) > 20:
-        size = len(msgspec.json.encode(value))
-        if size > LARGE_MESSAGE:
-            return {**message, "return": f"... {size} bytes"}
-    return dict(message)
+    kept = dict(message)
+    if len(msgspec.json.encode(kept)) <= LARGE_MESSAGE:
+        return kept
+    sizes = {name: len(msgspec.json.encode(kept[name])) for name in _MEMBERS if name in kept}
+    return {name: kept[name] if size <= LARGE_MESSAGE else f"... {size} bytes" for name, size in sizes.items()}
+
+
+_MEMBERS = ("QMP", "execute", "arguments", "return", "error", "event", "data", "timestamp", "id")
 
 
 def _json_safe(argv: tuple[str, ...]) -> tuple[str, ...]:

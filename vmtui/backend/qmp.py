@@ -29,6 +29,9 @@ from vmtui.backend.holder import holder
 GREETING_LIMIT = 1.4
 """Seconds for connecting, the greeting and the capabilities: a monitor that another client holds never greets."""
 
+MAX_NESTING = 100
+"""QEMU's own messages are ten deep; what is nested much deeper ends Python's stack when it is written to a journal."""
+
 _log = logging.getLogger("qemu.qmp")
 _log.addHandler(logging.NullHandler())
 _log.propagate = False  # what it has to say is in the exceptions; stderr belongs to the front end
@@ -43,8 +46,11 @@ class _Client(QMPClient):
         self.events.event_filter = lambda _event: False  # the built-in listener would keep every event for ever
 
     def _cb_inbound(self, msg: Message) -> Message:
-        if _ODD.search(bytes(msg)) and not _can_be_kept(msg):
-            raise ProtocolError("half a surrogate pair: no file can hold it")
+        raw = bytes(msg)
+        if (_ODD.search(raw) or raw.count(b"[") + raw.count(b"{") > MAX_NESTING) and not _can_be_kept(msg):
+            raise ProtocolError("half a surrogate pair, or nested too deep: no file can hold it")
+        if isinstance(msg.get("id"), dict | list):
+            raise ProtocolError("an answer to a command that nobody sent")
         self._on_message_seen("recv", msg)
         return msg
 
@@ -102,6 +108,8 @@ class Monitor:
             raise Unreachable(await self._busy() if answered else silent) from error
         except ConnectError as error:
             raise Unreachable(f"{self.address} is no QMP monitor: {_reason(error.exc)}") from error
+        except AssertionError as error:  # qemu.qmp's: the session was over before it could say that it had begun
+            raise Unreachable(f"{self.address} broke off at once: {await self.close() or 'no reason was given'}") from error
         except OSError as error:
             raise Unreachable(f"cannot connect to {self.address}: {_os_reason(error)}") from error
 
@@ -191,11 +199,22 @@ _ODD = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _can_be_kept(message: Message) -> bool:
+    if _nesting(dict(message)) > MAX_NESTING:
+        return False
     try:
         msgspec.json.encode(dict(message))
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _nesting(value: Any) -> int:
+    """How deep it is nested, found without as deep a stack."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def _number(value: object) -> int:
