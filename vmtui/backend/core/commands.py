@@ -209,7 +209,8 @@ def _expect(value: Any, kind: type[Any]) -> Any:
 
 def _count(members: dict[str, Any], key: str) -> int:
     """A number of bytes that may be absent, and is never less than none."""
-    return max(_expect(members.get(key, 0), int), 0)
+    count: int = _expect(members.get(key, 0), int)
+    return max(count, 0)
 
 
 def _get(value: Any, key: str, kind: type[Any]) -> Any:
