@@ -265,7 +265,10 @@ class Play:
         if "error" in reply:
             return Refused(self.now, reply["error"]["desc"], reply["error"]["class"])
         value = self.reply(command, reply["return"]) if self.reply else reply["return"]
-        return Answered(self.now, commands.understand(command, value))
+        try:
+            return Answered(self.now, commands.understand(command, value))
+        except commands.ReplyError as error:
+            return Refused(self.now, str(error), "BadReply")
 
     def _answer(self, event: AnyEvent) -> None:
         if not self.done:
