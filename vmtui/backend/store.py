@@ -6,13 +6,16 @@
 4. The manifest is written beside, under another name, fsynced, renamed; the directory is synced once more.
 
 A crash leaves a `.partial`, or a whole file without a manifest; a snapshot exists once its manifest does. What fails
-without a crash leaves nothing: `discard` goes the same way back.
+without a crash leaves nothing: `discard` goes the same way back. After a crash the file is known by its inode, which the
+journal holds (`Partial(path, adopted=inode)`): each step looks first at what was done of it already, so that both ways can
+be gone again.
 """
 
 import errno
 import fcntl
 import os
 import re
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +25,7 @@ import msgspec
 from vmtui.backend.config import lock_dir, private_directory, sync_directory
 from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.model import FileReport, Place
-from vmtui.backend.core.snapshot import SUFFIX, Manifest
+from vmtui.backend.core.snapshot import SUFFIX, Manifest, ManifestError, read_manifest
 from vmtui.backend.core.text import printable
 from vmtui.backend.stream import StreamReport, read_stream
 
@@ -94,18 +97,37 @@ def _give_name(beside: Path, final: Path) -> None:
     beside.unlink()
 
 
+def _manifest_begun(path: Path) -> set[int]:
+    """The inodes of a manifest that a crash left beside a state that had got its name: whole, or not yet named so."""
+    final, mine = _manifest(path), os.geteuid()
+    found = set()
+    with suppress(OSError):
+        status = _partial(final).lstat()
+        found |= {status.st_ino} if stat.S_ISREG(status.st_mode) and status.st_uid == mine else set()
+    with suppress(OSError, ManifestError):
+        read_manifest(final.read_bytes())
+        found.add(final.lstat().st_ino)
+    return found
+
+
 class Partial:
     """A state that is being written: it becomes a snapshot by `publish`, or it is gone after `discard`."""
 
-    def __init__(self, path: Path) -> None:
-        """Make `path`.partial and open it for writing. Raises StoreError."""
+    def __init__(self, path: Path, *, adopted: int | None = None) -> None:
+        """Make `path`.partial and open it for writing; or find the one that has this inode again. Raises StoreError."""
         self.path = path
         self.partial = _partial(path)
         self.fd = -1
         self._inodes: set[int] = set()
         """What we made, whatever it is called by now: a file of another under the same name is left alone."""
+        if adopted is None:
+            self._make()
+        else:
+            self._adopt(adopted)
+
+    def _make(self) -> None:
         try:
-            private_directory(path.parent)
+            private_directory(self.path.parent)
             self.fd = os.open(self.partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             self._inodes.add(os.fstat(self.fd).st_ino)
             os.fchmod(self.fd, 0o600)
@@ -114,6 +136,39 @@ class Partial:
             with suppress(StoreError):
                 self.discard()
             raise StoreError(f"cannot make {_shown(self.partial)}: {os.strerror(error.errno or 0)}") from error
+
+    def _adopt(self, inode: int) -> None:
+        """What a vmtui made that was ended, under any of its names; where it is gone, `is_there` says so."""
+        self._inodes.add(inode)
+        try:
+            found = next((path for path in (self.partial, self.path) if self._is_ours(path)), None)
+            if found is not None:
+                self.fd = os.open(found, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if self._is_ours(self.path):
+                self._inodes |= _manifest_begun(self.path)
+        except OSError as error:
+            self.close()
+            raise StoreError(f"cannot open {_shown(self.partial)} again: {os.strerror(error.errno or 0)}") from error
+
+    @property
+    def is_there(self) -> bool:
+        return self.fd >= 0
+
+    @property
+    def is_published(self) -> bool:
+        """Its manifest got its name, which is the last thing that is done."""
+        return self._is_ours(self.path) and self._is_ours(_manifest(self.path))
+
+    @property
+    def inode(self) -> int:
+        """What it is known by, whatever it is called."""
+        return os.fstat(self.fd).st_ino
+
+    def emptied(self) -> int:
+        """Its descriptor, for QEMU to write from the beginning: an earlier migration may have left something in it."""
+        os.ftruncate(self.fd, 0)
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        return self.fd
 
     def verify(self, stop: "StopFlag") -> FileReport:
         """Read the stream through and sync it to the disk. Raises StoreError, StreamInterrupted."""
@@ -135,9 +190,10 @@ class Partial:
 
     def _read_until_it_stands_still(self, stop: "StopFlag") -> StreamReport:
         """`exec:` says completed before its program has written the last of it: what still grows is read again."""
+        name = self.path if self._is_ours(self.path) else self.partial
         while True:
-            report = read_stream(self.partial, stop=stop)
-            age = time.time() - self.partial.stat().st_mtime
+            report = read_stream(name, stop=stop)
+            age = time.time() - name.stat().st_mtime
             if report.whole or not 0 <= age < STANDS_STILL:
                 return report
             time.sleep(0.1)
@@ -145,9 +201,7 @@ class Partial:
     def publish(self, manifest: Manifest) -> None:
         """Final name, then the manifest: the order of this module's docstring. Raises StoreError."""
         try:
-            if not self._is_ours(self.partial):
-                raise StoreError(f"{_shown(self.partial)} is no longer the file that was written")
-            _give_name(self.partial, self.path)
+            self._give_final_name()
             sync_directory(self.path.parent)
             self._write_manifest(manifest)
             sync_directory(self.path.parent)
@@ -156,9 +210,21 @@ class Partial:
             raise StoreError(f"cannot finish {_shown(self.path)}: {reason}") from error
         self.close()
 
+    def _give_final_name(self) -> None:
+        if not self._is_ours(self.path):
+            if not self._is_ours(self.partial):
+                raise StoreError(f"{_shown(self.partial)} is no longer the file that was written")
+            _give_name(self.partial, self.path)
+        elif self._is_ours(self.partial):
+            self.partial.unlink()  # a crash between link and unlink
+
     def _write_manifest(self, manifest: Manifest) -> None:
         final = _manifest(self.path)
         beside = _partial(final)
+        if self._is_ours(beside):
+            beside.unlink()
+        if self._is_ours(final):
+            return  # it was whole before it got this name
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             self._inodes.add(os.fstat(fd).st_ino)
