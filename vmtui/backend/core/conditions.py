@@ -96,6 +96,12 @@ def state_was_complete(state: State) -> bool:
     return only_copy(state) and not given_up(state)
 
 
+def state_may_be_complete(state: State) -> bool:
+    """QEMU ended while no vmtui looked: whether it had written the whole state, only the file can tell."""
+    work = the_work(state)
+    return gone(state) and work.restarts > 0 and work.reserved and work.file is None and not work.given_up
+
+
 def nothing_touched(state: State) -> bool:
     return the_work(state).baseline is None
 
@@ -103,6 +109,10 @@ def nothing_touched(state: State) -> bool:
 def lost_too_long(state: State) -> bool:
     lost = the_work(state).marks.lost
     return lost is not None and state.now - lost > LOST_LIMIT
+
+
+def may_come_back(state: State) -> bool:
+    return state.vm.link is Link.LOST and not lost_too_long(state)
 
 
 # --- pre-flight ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from vmtui.backend.core.commands import (
     Surveyed,
     Verify,
 )
+from vmtui.backend.core.events import Restarted
 from vmtui.backend.core.model import (
     Baseline,
     Card,
@@ -349,6 +350,10 @@ def note_death(state: State) -> State:
     return note(state, "QEMU ended after the state was written whole; the file is kept")
 
 
+def note_unseen_death(state: State) -> State:
+    return note(state, "QEMU ended while no vmtui looked: its file was read through, and is kept if it is whole")
+
+
 def blame_death(state: State) -> State:
     return give_up(state, Trouble.QEMU, f"QEMU ended in phase {the_work(state).phase}: {state.vm.why_lost}")
 
@@ -369,6 +374,26 @@ def conclude(state: State) -> State:
     for text in problems:
         state = note(state, text)
     return _with(state, outcome=outcome)
+
+
+def take_over(state: State, event: Restarted) -> State:
+    """What a new engine relies on: on what it finds, not on a file that QEMU may have closed with the connection.
+
+    A descriptor that is handed over twice does no harm: QEMU closes the first one of the same name (getfd), or it is taken
+    back in the end (remove-fd).
+    """
+    work = the_work(state)
+    state = note(state, f"vmtui was ended in phase {work.phase} and went on from its journal")
+    state = _mark(state, lost=None if is_.gone(state) else state.now)
+    if event.published and work.marks.completed is None:
+        state = _mark(state, completed=state.now)
+    return _with(
+        state,
+        restarts=work.restarts + 1,
+        reserved=work.reserved or event.file,
+        published=work.published or event.published,
+        fd_passed=work.fd_passed and work.sent is not Sent.NO,
+    )
 
 
 # --- outcomes of actions ------------------------------------------------------------------------------------------
@@ -460,8 +485,8 @@ def refused(state: State, text: str, error_class: str) -> State:
         case Command(learns=fact) if fact is not None:
             return _not_told(state, fact, text)
         case Command(execute="migrate") if work.phase in FORWARD:
-            # Another one under way is somebody else's; whatever else runs after a refusal counts as ours.
-            foreign = "migration process in progress" in text
+            # Another one under way is somebody else's, or one that a journal has lost; whatever else runs counts as ours.
+            foreign = "migration process in progress" in text and not work.restarts
             sent = Sent.NO if foreign else Sent.UNKNOWN
             return give_up(_with(state, sent=sent), Trouble.QEMU, f"QEMU refused migrate: {text}")
         case Command() if work.phase in FORWARD:

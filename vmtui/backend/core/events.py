@@ -24,6 +24,8 @@ class Connected(Event, frozen=True):
     fd_passing: bool
     pid: int
     argv: tuple[str, ...]
+    start_time: int = 0
+    """When QEMU's process began, in clock ticks since boot: with the pid it names the process for good. 0 = not known."""
 
 
 class Disconnected(Event, frozen=True):
@@ -77,4 +79,18 @@ class Cancel(Event, frozen=True):
     text: str = "cancelled by the user"
 
 
-AnyEvent = Connected | Disconnected | QmpEvent | Answered | Refused | Unknown | Tick | Wish | Cancel
+class Restarted(Event, frozen=True):
+    """A new engine goes on with this journal: the one before it was ended, at a moment that nobody knows.
+
+    From here on `at` may be of another boot's clock, and smaller than before.
+    """
+
+    rebooted: bool = False
+    """The host was started anew since: no QEMU of then is there any more."""
+    file: bool = False
+    """The file that was reserved is there, under any of its names."""
+    published: bool = False
+    """It is a snapshot: under its final name, with its manifest."""
+
+
+AnyEvent = Connected | Disconnected | QmpEvent | Answered | Refused | Unknown | Tick | Wish | Cancel | Restarted

@@ -140,9 +140,17 @@ def connected(vm: Vm, event: Connected) -> Vm:
         package=event.package,
         fd_passing=event.fd_passing,
         pid=event.pid,
+        start_time=event.start_time,
         argv=event.argv or vm.argv,
         seen={},
     )
+
+
+def is_another(vm: Vm, event: Connected) -> bool:
+    """Whether it is known that another process answers now; over tcp nobody knows."""
+    if not vm.pid or not event.pid:
+        return False
+    return vm.pid != event.pid or (vm.start_time != event.start_time and 0 not in (vm.start_time, event.start_time))
 
 
 def disconnected(vm: Vm, event: Disconnected) -> Vm:

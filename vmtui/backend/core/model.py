@@ -124,6 +124,8 @@ class Vm(msgspec.Struct, frozen=True):
     """The monitor is a unix socket: open files can be handed over."""
     pid: int = 0
     """QEMU's process (SO_PEERCRED), or 0 where that cannot be known."""
+    start_time: int = 0
+    """When that process began (`Connected.start_time`)."""
     argv: tuple[str, ...] = ()
     runstate: str = ""
     migration: Migration = Migration()
@@ -372,6 +374,8 @@ class Workflow(msgspec.Struct, frozen=True):
     """Reading the file through should stop: the user cancelled."""
     done_share: float = 0.0
     """The most that was ever saved, 0 to 1: what a bar that never runs backwards shows."""
+    restarts: int = 0
+    """How often a new engine has taken this over from its journal."""
     outcome: Outcome | None = None
 
     @property

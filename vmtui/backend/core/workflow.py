@@ -28,6 +28,7 @@ from vmtui.backend.core.events import (
     Disconnected,
     QmpEvent,
     Refused,
+    Restarted,
     Tick,
     Unknown,
     Wish,
@@ -43,7 +44,7 @@ from vmtui.backend.core.model import (
     Vm,
     Workflow,
 )
-from vmtui.backend.core.state import State, give_up, note
+from vmtui.backend.core.state import State, give_up, note, the_work
 
 Condition = Callable[[State], bool]
 Effect = Callable[[State], State]
@@ -120,6 +121,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.running, is_.pausing_by_itself), None),
         Rule((is_.running, is_.stop_tried_enough), do.blame_stop),
         Rule((is_.running,), do.stop),
+        Rule((is_.migrate_not_sent, is_.file_not_handed_over), go=Phase.PREPARE),
         Rule((is_.migrate_not_sent,), do.migrate, Phase.SAVE),
         Rule((), go=Phase.SAVE),
     ),
@@ -197,6 +199,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.to_quit, is_.connected, is_.status_is_old), do.ask_status),
         Rule((is_.to_quit, is_.connected, is_.runs_or_panicked), do.refuse_to_quit, Phase.RESUME),
         Rule((is_.to_quit, is_.connected), go=Phase.QUIT),
+        Rule((is_.to_quit, is_.may_come_back), None),
         Rule((), go=Phase.PROVE),
     ),
     Phase.QUIT: (
@@ -214,6 +217,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
 ALWAYS: tuple[Rule, ...] = (
     Rule((is_.nothing_touched, is_.disconnected), do.blame_unreachable, Phase.DONE),
     Rule((is_.qemu_is_needed, is_.state_was_complete), do.note_death, Phase.VERIFY),
+    Rule((is_.qemu_is_needed, is_.state_may_be_complete), do.note_unseen_death, Phase.VERIFY),
     Rule((is_.qemu_is_needed, is_.gone), do.blame_death, Phase.VERIFY),
     Rule((is_.answers_are_needed, is_.lost_too_long), do.keep_partial, Phase.DONE),
 )
@@ -238,13 +242,12 @@ def observe(state: State, event: AnyEvent) -> State:
             return _begin(state, event)
         case Cancel(_, text):
             return _cancel(state, text)
-        case Connected() if state.busy and state.vm.pid and event.pid not in (0, state.vm.pid):
-            another = Disconnected(event.at, Link.GONE, "another QEMU answers at its monitor now")
-            return observe(state, another)
+        case Restarted():
+            return _restart(state, event) if state.busy else state
+        case Connected() | QmpEvent() if state.busy and state.vm.link is Link.GONE:
+            return state  # of another QEMU: what has ended does not come back
         case Connected():
-            return _mark(state, replace(state, vm=facts.connected(state.vm, event)))
-        case QmpEvent() if state.busy and state.vm.link is Link.GONE:
-            return state  # of the other QEMU
+            return _connect(state, event)
         case Disconnected():
             lost = replace(state, vm=facts.disconnected(state.vm, event))
             cut_off = isinstance(state.outstanding, Command)
@@ -261,6 +264,12 @@ def observe(state: State, event: AnyEvent) -> State:
             return _mark(state, do.unknown(state, why))
         case Tick():
             return state
+
+
+def _connect(state: State, event: Connected) -> State:
+    if state.busy and facts.is_another(state.vm, event):
+        return observe(state, Disconnected(event.at, Link.GONE, "another QEMU answers at its monitor now"))
+    return _mark(state, replace(state, vm=facts.connected(state.vm, event)))
 
 
 def _begin(state: State, event: Wish) -> State:
@@ -288,6 +297,20 @@ def _cancel(state: State, text: str) -> State:
     if work.options.goal is Goal.RESUME and work.baseline is not None:
         return note(state, "a resume is not undone: it went on to its end")
     return give_up(replace(state, work=replace(work, interrupt=True)), Trouble.USER, text)
+
+
+def _restart(state: State, event: Restarted) -> State:
+    """A new engine: it knows what is written down, has no connection, and every wait begins anew."""
+    work = the_work(state)
+    gone = event.rebooted or state.vm.link is Link.GONE
+    why = "the host was started anew" if event.rebooted else "vmtui was ended"
+    if not gone or event.rebooted:
+        lost = Disconnected(event.at, Link.GONE if gone else Link.LOST, why)
+        state = replace(state, vm=facts.disconnected(state.vm, lost))
+    state = replace(state, outstanding=None)  # nobody knows whether it was done: the facts will tell
+    # A journal may have lost its last lines; a snapshot is there only once QEMU had finished.
+    saved = event.published and work.phase in BEFORE_IT_IS_SAVED
+    return enter(do.take_over(state, event), Phase.FINISH if saved else work.phase)
 
 
 def _mark(before: State, state: State) -> State:
@@ -322,6 +345,9 @@ def _mark(before: State, state: State) -> State:
 
 COPYING = frozenset({Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL})
 """Phases in which the migration that makes the file can come to its end."""
+
+
+BEFORE_IT_IS_SAVED = COPYING | {Phase.PREPARE}
 
 
 def _progress(work: Workflow, vm: Vm) -> Workflow:
