@@ -17,10 +17,8 @@ from vmtui.backend.core.result import report
 from vmtui.backend.core.state import State
 from vmtui.backend.core.text import printable
 from vmtui.backend.journal import EventLine, FactsLine, Head, Line, read_journal
+from vmtui.backend.unfinished import MISFIT
 from vmtui.headless import Printer, printer_for
-
-_MISFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What the reducer and the printers may raise when an answer is played to them that belongs to another question."""
 
 
 def show(path: Path, *, speed: float, as_json: bool) -> int:
@@ -30,7 +28,7 @@ def show(path: Path, *, speed: float, as_json: bool) -> int:
         for line in read_journal(path):
             player.take(line)
         return player.end()
-    except _MISFIT as error:
+    except MISFIT as error:
         raise UsageError(f"the lines of {printable(str(path), 300)} do not fit together") from error
 
 

@@ -41,6 +41,7 @@ from vmtui.backend.core.events import (
     Disconnected,
     QmpEvent,
     Refused,
+    Restarted,
     Tick,
     Unknown,
     Wish,
@@ -54,6 +55,7 @@ from vmtui.backend.discovery import Address, Peer, process_alive
 from vmtui.backend.journal import ActionLine, BaselineLine, EndLine, EventLine, FactsLine, Head, Journal, PhaseLine
 from vmtui.backend.qmp import Monitor, broken_pipe, close_quietly
 from vmtui.backend.stream import StreamInterrupted
+from vmtui.backend.unfinished import Unfinished, boot_id, lock_key, read_unfinished
 
 LOG_LENGTH = 1000
 RECONNECT_EVERY = 0.1
@@ -88,6 +90,26 @@ class Engine:
         if key not in self._sessions:
             self._sessions[key] = Session(address, lambda view: self._changed(key, view), process)
             self._sessions[key].start(self._tasks)
+        return key
+
+    def resume(self, journal: Path) -> str:
+        """Go on with what a vmtui did that was ended, to its checked end; returns the VM's key.
+
+        Raises UsageError where this journal has nothing to go on with, RefusedError while another vmtui is at work on the
+        VM, StoreError where the journal or the file cannot be opened.
+        """
+        lock = store.VmLock(read_unfinished(journal).lock_key)
+        try:
+            left = read_unfinished(journal)  # nobody else goes on with it any more
+            key = str(left.address)
+            session = self._sessions.get(key) or Session(left.address, lambda view: self._changed(key, view), left.peer())
+            session.take_over(left, lock)
+        except BaseException:
+            lock.release()
+            raise
+        if key not in self._sessions:
+            self._sessions[key] = session
+            session.start(self._tasks)
         return key
 
     def request(self, request: Request) -> None:
@@ -139,6 +161,24 @@ class Session:
             self._stop.set = True
             self._inbox.put_nowait(Cancel(now, request.text))
 
+    def take_over(self, left: Unfinished, lock: store.VmLock) -> None:
+        """The state, journal and file of another engine, whose VM is locked by `lock` now."""
+        if self.state.busy:
+            raise RefusedError("this vmtui is at work on this VM already")
+        journal, work = Journal.reopened(left.path), left.state.work
+        try:
+            path = Path(work.options.output) if work is not None else Path()
+            partial = None if left.inode is None else store.Partial(path, adopted=left.inode)
+        except StoreError:
+            journal.close()
+            raise
+        self.state, self._journal, self._partial, self._lock = left.state, journal, partial, lock
+        self._peer = self._peer or left.peer()
+        there, published = (partial.is_there, partial.is_published) if partial is not None else (False, False)
+        self._inbox.put_nowait(Restarted(_now(), left.rebooted, there, published))
+        if self._monitor is not None and self._monitor.connected:
+            self._inbox.put_nowait(self._greeted(self._monitor))
+
     # --- the loop -------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
@@ -162,7 +202,7 @@ class Session:
     def _handle(self, event: AnyEvent) -> None:
         before = self.state
         if isinstance(event, Wish) and not before.busy:
-            self._journal = Journal(Head(1, __version__, str(self.address), event.wall))
+            self._journal = Journal(Head(1, __version__, str(self.address), event.wall, boot_id()))
             self._write(FactsLine(event.at, before.vm))
         self._write(EventLine(event.at, event))
         self.state = workflow.step(before, event)
@@ -248,6 +288,7 @@ class Session:
             fd_passing=monitor.fd_passing,
             pid=peer.pid if peer else 0,
             argv=_json_safe(peer.argv) if peer else (),
+            start_time=peer.start_time if peer else 0,
         )
 
     def _alive(self) -> bool:
@@ -325,7 +366,7 @@ class Session:
     def _file_for(self, command: Command) -> int | None:
         if command.fd is Fd.BROKEN_PIPE:
             return broken_pipe()
-        return self._partial.fd if command.fd is Fd.STATE and self._partial else None
+        return self._partial.emptied() if command.fd is Fd.STATE and self._partial else None
 
     async def _do(self, action: Action) -> commands.Learned | None:
         match action:
@@ -345,22 +386,23 @@ class Session:
     def _reserve(self, path: Path) -> None:
         """Lock, partial file, then the intent on the disk: only after this may anything be changed."""
         self._take_lock()
-        self._partial = store.Partial(path)
+        self._partial = partial = store.Partial(path)
         try:
             self._commit_intent()
         except StoreError:
-            self._partial.discard()
+            partial.discard()
             raise
 
     def _take_lock(self) -> None:
-        self._lock = self._lock or store.VmLock(f"pid-{self._peer.pid}" if self._peer else str(self.address))
+        self._lock = self._lock or store.VmLock(lock_key(self._peer.pid if self._peer else 0, str(self.address)))
 
     def _commit_intent(self) -> None:
         work = self.state.work
         if self._journal is None or work is None:
             return
         baseline = msgspec.to_builtins(work.baseline)
-        self._journal.write(BaselineLine(_now(), msgspec.to_builtins(work.options), baseline))
+        inode = self._partial.inode if self._partial is not None else None
+        self._journal.write(BaselineLine(_now(), msgspec.to_builtins(work.options), baseline, inode))
         self._journal.commit(self.state.vm.name or self.state.vm.uuid)
 
     def _verify(self) -> Any:

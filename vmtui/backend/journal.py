@@ -1,7 +1,8 @@
 """What happened, durably: every event in, action out and phase, as NDJSON; and how is it read again?
 
 A journal's first line says what it is. `event` lines hold the very events that the reducer was given: playing them through
-`workflow.step` again gives the same states. The other lines are for people.
+`workflow.step` again gives the same states. The other lines are for people, and for a vmtui that goes on with it
+(`backend/unfinished`): that one writes into the same journal, so that it tells the whole story.
 """
 
 import errno
@@ -33,6 +34,8 @@ class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="journal"):
     vmtui: str
     key: str
     wall: float
+    boot: str = ""
+    """The kernel's boot_id: times of another boot are of another clock."""
 
 
 class FactsLine(msgspec.Struct, frozen=True, tag_field="kind", tag="facts"):
@@ -63,6 +66,8 @@ class BaselineLine(msgspec.Struct, frozen=True, tag_field="kind", tag="baseline"
     t: float
     options: Any
     baseline: Any
+    inode: int | None = None
+    """Of the file that was made for the state: by it the file is known again."""
 
 
 class EndLine(msgspec.Struct, frozen=True, tag_field="kind", tag="end"):
@@ -85,6 +90,18 @@ class Journal:
         self._one_at_a_time = threading.Lock()
         """`commit` runs in a thread, and events do not wait for it: the head must stay the first line."""
 
+    @classmethod
+    def reopened(cls, path: Path) -> "Journal":
+        """To go on with; half a line at its end is cut off. Raises StoreError."""
+        journal = cls.__new__(cls)
+        journal.path, journal._waiting, journal._one_at_a_time = path, [], threading.Lock()
+        try:
+            journal._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+            os.ftruncate(journal._fd, path.read_bytes().rfind(b"\n") + 1)
+        except OSError as error:
+            raise StoreError(f"cannot write {printable(str(path), 300)}: {os.strerror(error.errno or 0)}") from error
+        return journal
+
     def write(self, line: Line) -> None:
         """Add a line. A journal that cannot be written any more never stops what it tells about."""
         with self._one_at_a_time:
@@ -100,6 +117,9 @@ class Journal:
         """Make the file, and sync it and its name. Raises StoreError: without it nothing may be changed."""
         with self._one_at_a_time:
             try:
+                if self.committed:
+                    os.fsync(self._fd)
+                    return
                 directory = private_directory(journal_dir())
                 path = self._make(directory, f"{time.strftime('%Y%m%dT%H%M%S')}-{_safe(name)}-{os.getpid()}")
                 self._fill(path)

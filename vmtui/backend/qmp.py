@@ -84,6 +84,10 @@ class Monitor:
         return self.address.kind == "unix"
 
     @property
+    def connected(self) -> bool:
+        return self._client.runstate is Runstate.RUNNING
+
+    @property
     def version(self) -> tuple[int, int, int]:
         greeting = self._client.greeting
         qemu = greeting.QMP.version.get("qemu", {}) if greeting else {}
