@@ -24,7 +24,7 @@ TARGETS = (
     Target("wire",          wire.wire_batch,          200,   8),
     Target("bytes",         to_twin.bytes_batch,      250,  48),
     Target("commands",      to_twin.message_batch,    250,  72),
-    Target("sockets",       to_twin.socket_batch,     300,   0),
+    Target("sockets",       to_twin.socket_batch,     300,   4),
     Target("streams",       files.stream_batch,       100,  50),
     Target("journals",      files.journal_batch,      100,  30),
     Target("manifests",     files.manifest_batch,     100,  10),

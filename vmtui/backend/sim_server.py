@@ -338,7 +338,7 @@ class Qemu:
     def _receive(self, values: Sequence[Any]) -> None:
         for value in values:
             if self._client is None or not self.vm.alive:
-                return
+                break  # what came behind `quit` in one piece is for nobody, and that QEMU has ended is seen below
             self._catch_up()
             self._take(value)
             self._look()
