@@ -93,14 +93,13 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((), do.take_baseline, Phase.PREPARE),
     ),
     Phase.PREPARE: (
-        Rule((is_.given_up, is_.nothing_touched), go=Phase.DONE),
+        Rule((is_.nothing_touched,), go=Phase.DONE),
         Rule((is_.given_up,), go=Phase.RESUME),
         Rule((is_.file_not_reserved,), do.reserve),
         Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
         Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
         Rule((is_.file_not_handed_over,), do.hand_over_file),
-        Rule((is_.to_be_stopped_first, is_.running), go=Phase.PAUSE),
-        Rule((is_.to_be_stopped_first,), do.migrate, Phase.SAVE),
+        Rule((is_.to_be_stopped_first,), go=Phase.PAUSE),
         Rule((), do.migrate, Phase.UNPLUG),
     ),
     Phase.UNPLUG: (
