@@ -133,7 +133,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.completed,), go=Phase.FINISH),
         Rule((is_.stopped_guest_is_asked_to_unplug,), do.blame_unseen_card),
         Rule((is_.early_bytes_unknown,), do.count_early_bytes),
-        Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
+        Rule((is_.parameters_not_as_wanted,), do.set_parameters),
     ),
     Phase.CANCEL: (
         Rule((is_.migration_ended,), go=Phase.RESUME),
