@@ -67,7 +67,7 @@ NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.PREFLIGHT: PROBE,
     Phase.PREPARE:   {Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY, Fact.STATUS: ANY, Fact.MIGRATION: ANY},
     Phase.UNPLUG:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
-    Phase.PAUSE:     {Fact.STATUS: 0.25},
+    Phase.PAUSE:     {Fact.MIGRATION: ANY, Fact.STATUS: 0.25},
     Phase.SAVE:      {Fact.MIGRATION: 0.25, Fact.STATUS: 1.0},
     Phase.CANCEL:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
     Phase.FINISH:    {Fact.STATUS: 0.005},
