@@ -559,8 +559,8 @@ def to_quit(state: State) -> bool:
 
 
 def status_is_old(state: State) -> bool:
-    """Reading a large file takes a while: somebody may have resumed the guest meanwhile."""
-    return state.vm.seen.get(Fact.STATUS, -1.0) < the_work(state).entered
+    """Reading a large file takes a while: somebody may have resumed the guest meanwhile (see `effects._stored`)."""
+    return Fact.STATUS not in state.vm.seen
 
 
 def runs_or_panicked(state: State) -> bool:

@@ -460,7 +460,7 @@ def _stored(state: State, action: Action | None, learned: Learned | None) -> Sta
         case Reserve(), _:
             return _with(state, reserved=True)
         case Publish(), _:
-            return _with(state, published=True)
+            return _forget(_with(state, published=True), Fact.STATUS)  # it is as old as the reading took
         case Discard(), _:
             return _with(state, discarded=True)
     return state
