@@ -278,6 +278,11 @@ def _migrate_set_capabilities(vm: Machine, arguments: Arguments) -> Any:
     return {}
 
 
+def _query_yank(vm: Machine, _: Arguments) -> Any:
+    migration = [{"type": "migration"}] if vm.migrating else []
+    return [{"type": "chardev", "id": "compat_monitor0"}, *migration]
+
+
 # File descriptors
 
 
@@ -499,6 +504,7 @@ COMMANDS: dict[str, Command] = {
     "query-target":                       _always({"arch": "x86_64"}),
     "query-uuid":                         lambda vm, _: {"UUID": shapes.uuid(vm)},
     "query-version":                      _query_version,
+    "query-yank":                         _query_yank,
     "quit":                               _quit,
     "remove-fd":                          _remove_fd,
     "set-action":                         _set_action,
