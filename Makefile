@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo check test fuzz bench docs pictures clean
+.PHONY: help demo check test fuzz mutate bench docs pictures clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -33,6 +33,9 @@ test: check ## everything, with every real QEMU that can be had
 
 fuzz: $(BIN)/.ready ## wrong messages and streams from new seeds, for VMTUI_FUZZ_MINUTES (5)
 	$(BIN)/python -m tests.fuzz
+
+mutate: $(BIN)/.ready ## delete or weaken each rule of the workflow in turn: the core tests must notice
+	$(BIN)/python -m tools.mutate
 
 bench: $(BIN)/.ready ## measure, against the steps driven by hand and the classic recipe
 	tools/setup-host qemu

@@ -1,0 +1,672 @@
+"""Each rule of the table matters: without it, one of these facts about a VM or its file is none any more."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tests.core.play import Fault, Play
+from tools.mutate import EQUIVALENT, mutants
+from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
+from vmtui.backend.core.errors import Exit
+from vmtui.backend.core.events import AnyEvent, Disconnected, QmpEvent, Tick
+from vmtui.backend.core.model import Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
+from vmtui.backend.core.sim import STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
+from vmtui.backend.core.sim.target import Fd, Target
+
+SAVE = Options(output="/snap/vm.vmstate")
+
+
+@pytest.fixture(params=(STOCK_7_2, STOCK_10_0, STOCK_11_1), ids=lambda profile: profile.name)
+def stock(request: pytest.FixtureRequest) -> Profile:
+    assert isinstance(request.param, Profile)
+    return request.param
+
+
+def test_the_mutants_that_change_nothing_are_mutants_of_the_table() -> None:
+    assert set(EQUIVALENT) <= {mutant.name for mutant in mutants()}
+
+
+def test_each_mutant_has_a_name_of_its_own() -> None:
+    names = [mutant.name for mutant in mutants()]
+    assert len(names) == len(set(names))
+
+
+def settings(play: Play, name: str) -> list[dict[str, Any]]:
+    return [each.arguments for each in play.commands(f"migrate-set-{name}")]
+
+
+# --- prepare ----------------------------------------------------------------------------------------------------------
+
+
+def test_where_the_file_cannot_be_reserved_the_open_file_of_another_vmtui_is_left_alone() -> None:
+    play = Play()
+    play.store.refuse = "reserve"
+    play.vm.fdsets = {3: ((Fd(9, FdKind.FILE), 17, "vmtui-state"),)}
+    play.run()
+    assert list(play.vm.fdsets) == [3]
+
+
+def test_what_is_as_wanted_is_not_set_again() -> None:
+    play = Play()
+    play.vm.capabilities = frozenset({"events"})
+    play.vm.parameters["max-bandwidth"] = 64 << 10
+    play.run()
+    assert settings(play, "capabilities") == []
+    assert settings(play, "parameters") == [{"max-bandwidth": 1 << 43}, {"max-bandwidth": 64 << 10}]
+
+
+@pytest.mark.parametrize("kind", ["parameters", "capabilities"])
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.SAVE, Phase.REPLUG, Phase.SETTLE])
+def test_a_setting_that_qemu_takes_and_does_not_keep_holds_nothing_up(phase: Phase, kind: str) -> None:
+    def lie(command: Command, value: Any) -> Any:
+        if command.execute != f"query-migrate-{kind}" or phase not in play.phases():
+            return value
+        if kind == "parameters":
+            return value | {"max-bandwidth": 4711}
+        return [each | {"state": each["capability"] == "xbzrle"} for each in value]
+
+    play = Play(reply=lie)
+    play.run()
+    assert len(settings(play, kind)) <= 4 * 3, "four phases set something, and each tries three times"
+    assert (play.vm.runstate, play.vm.card) == ("running", {"primary0": "plugged"})
+
+
+def stop_first(**changes: Any) -> Play:
+    return Play(scenario=Scenario(primaries=0, **changes))
+
+
+def test_a_guest_without_a_card_stands_before_its_copy_begins() -> None:
+    play = stop_first()
+    assert play.run().outcome is Outcome.SAVED
+    names = names_sent(play)
+    assert names.index("stop") < names.index("migrate")
+    assert play.vm.runstate == "running"
+
+
+def test_a_paused_guest_without_a_card_is_saved_and_stands_still_as_before() -> None:
+    play = stop_first(runstate="paused")
+    assert play.run().outcome is Outcome.SAVED
+    assert not play.commands("stop")
+    assert play.vm.intervals() == ((0.0, play.vm.now),)
+
+
+# --- unplug and save --------------------------------------------------------------------------------------------------
+
+
+def lose_migrate(count: int) -> Fault:
+    """The connection breaks before the first `count` commands to migrate reach QEMU."""
+
+    def lose(play: Play, action: Action) -> str | None:
+        migrate = isinstance(action, Command) and action.execute == "migrate"
+        return "drop-before" if migrate and len(play.commands("migrate")) <= count else None
+
+    return lose
+
+
+@pytest.mark.parametrize("primaries", [0, 1])
+def test_a_migrate_that_never_reached_qemu_is_sent_again(primaries: int) -> None:
+    play = Play(scenario=Scenario(primaries=primaries), fault=lose_migrate(2))
+    assert play.run().outcome is Outcome.SAVED
+
+
+@pytest.mark.parametrize("primaries", [0, 1])
+def test_a_migrate_that_never_reaches_qemu_is_not_sent_for_ever(primaries: int) -> None:
+    play = Play(scenario=Scenario(primaries=primaries), fault=lose_migrate(99))
+    result = play.run()
+    assert (result.outcome, play.vm.runstate, play.store.partial) == (Outcome.FAILED, "running", False)
+
+
+def test_a_guest_does_not_stand_still_for_a_slow_copy_because_its_speed_was_set_in_vain_a_few_times() -> None:
+    def lose(play: Play, action: Action) -> str | None:
+        sets = isinstance(action, Command) and action.execute == "migrate-set-parameters" and play.work.phase is Phase.SAVE
+        return "drop-before" if sets and play.drops < 4 else None
+
+    result = Play(fault=lose).run()
+    assert result.outcome is Outcome.SAVED
+    assert result.stopped_seconds is not None
+    assert result.stopped_seconds < 5
+
+
+# --- in every phase ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outstanding", [Survey, Command])
+def test_a_monitor_that_breaks_before_anything_was_touched_ends_it_at_once(outstanding: type[Action]) -> None:
+    def drop(play: Play) -> None:
+        if isinstance(play.state.outstanding, outstanding) and not play.drops:
+            play.drop()
+
+    play = Play(watch=drop)
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, Exit.UNREACHABLE)
+    assert play.now < 0.1
+    assert result.error
+
+
+def test_a_qemu_that_ends_behind_a_complete_state_is_told_beside_the_file() -> None:
+    result = Play(scenario=Scenario(killed="completed")).run()
+    assert any("the file is kept" in note for note in result.notes)
+
+
+def test_a_qemu_that_ends_half_way_is_told_as_the_reason() -> None:
+    result = Play(scenario=Scenario(killed="active")).run()
+    assert result.error is not None
+    assert "QEMU ended in phase" in result.error
+
+
+def test_a_file_that_takes_long_to_read_is_published_though_the_monitor_is_lost() -> None:
+    def drop(play: Play) -> None:
+        if play.work.phase is Phase.VERIFY and not play.drops:
+            play.drop()
+            play.now += 130.0
+
+    play = Play(back_after=1e9, watch=drop)
+    result = play.run()
+    assert (play.store.published, result.outcome) == (True, Outcome.ATTENTION)
+
+
+def names_sent(play: Play) -> list[str]:
+    return [each.execute for each in play.sent if isinstance(each, Command)]
+
+
+def events_lost(_play: Play, _event: QmpEvent) -> list[AnyEvent]:
+    return []
+
+
+def once(when: Callable[[Play], bool], then: Callable[[Play], object]) -> Callable[[Play], None]:
+    """What a test does to the world the first time that something is so."""
+    done: list[bool] = []
+
+    def watch(play: Play) -> None:
+        if not done and when(play):
+            done.append(True)
+            then(play)
+
+    return watch
+
+
+def in_phase(phase: Phase) -> Callable[[Play], bool]:
+    return lambda play: play.work.phase is phase
+
+
+def foreign_migration(play: Play) -> None:
+    """Somebody else starts one, which takes for ever."""
+    play.vm.parameters["max-bandwidth"] = 1
+    play.vm.migrate(lambda _: Target("file", "/dev/null"))
+
+
+def answers(play: Play, command: str, phase: Phase, change: Callable[[Any], Any], count: int = 1 << 30) -> None:
+    """From `phase` on, the first `count` replies to `command` are not what the twin says."""
+    left = [count]
+
+    def reply(sent: Command, value: Any) -> Any:
+        if sent.execute != command or phase not in play.phases() or not left[0]:
+            return value
+        left[0] -= 1
+        return change(value)
+
+    play.reply = reply
+
+
+def refusing(name: str, phase: Phase | None = None, until: float = 1e9) -> Fault:
+    def refuse(play: Play, action: Action) -> str | None:
+        fits = isinstance(action, Command) and action.execute == name and phase in (None, play.work.phase)
+        return "refuse" if fits and play.now < until else None
+
+    return refuse
+
+
+# --- preflight --------------------------------------------------------------------------------------------------------
+
+
+def test_a_place_where_no_file_can_be_made_is_refused_before_anything_is_touched() -> None:
+    play = Play()
+    play.store.problem = "it is there already"
+    assert play.run().outcome is Outcome.REFUSED
+    assert Reserve not in {type(each) for each in play.sent}
+
+
+def test_a_cancel_in_the_preflight_is_the_end_of_it() -> None:
+    play = Play(watch=once(lambda play: isinstance(play.state.outstanding, Survey), Play.cancel))
+    assert play.run().outcome is Outcome.CANCELLED
+    assert isinstance(play.sent[-1], Survey)
+
+
+# --- unplug -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [Phase.UNPLUG, Phase.SAVE])
+def test_a_migration_that_somebody_else_began_a_moment_earlier_is_left_to_them(phase: Phase) -> None:
+    def migrating(play: Play) -> bool:
+        return isinstance(play.state.outstanding, Command) and play.state.outstanding.execute == "migrate"
+
+    play = Play(scenario=Scenario(primaries=int(phase is Phase.UNPLUG)), watch=once(migrating, foreign_migration))
+    result = play.run()
+    assert phase in play.phases()
+    assert not play.commands("migrate_cancel")
+    assert (result.outcome, play.vm.migrating) == (Outcome.ATTENTION, True)
+
+
+def test_a_migration_that_somebody_else_began_before_ours_is_left_to_them_when_we_cancel() -> None:
+    def both(play: Play) -> None:
+        foreign_migration(play)
+        play.cancel()
+
+    play = Play(scenario=Scenario(primaries=0), watch=once(in_phase(Phase.PAUSE), both))
+    play.run()
+    assert play.vm.migrating
+    assert not play.commands("migrate_cancel")
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_migration_that_fails_before_its_first_byte_is_told_with_qemus_reason_at_once(lost: bool) -> None:
+    play = Play(scenario=Scenario(write_fails_after=0), on_event=events_lost if lost else None)
+    result = play.run()
+    assert result.outcome is Outcome.FAILED
+    assert "ram_save_setup failed" in str(result.error)
+    assert play.now < 5
+    assert Phase.CANCEL not in play.phases(), "there is nothing left to cancel"
+
+
+@pytest.mark.parametrize("phase", [Phase.UNPLUG, Phase.PAUSE, Phase.SAVE])
+def test_a_save_that_somebody_else_cancels_is_told_as_that(phase: Phase) -> None:
+    def reached(play: Play) -> bool:
+        return play.work.phase is phase and play.vm.migrating
+
+    play = Play(ram=4 << 30, scenario=Scenario(unplug_delay=1.0), watch=once(reached, lambda play: play.vm.cancel()))
+    result = play.run()
+    assert (result.outcome, play.vm.runstate, play.vm.card) == (Outcome.FAILED, "running", {"primary0": "plugged"})
+    assert result.error == "somebody else cancelled the migration"
+    assert play.now < 5
+
+
+@pytest.mark.parametrize("on_stuck", OnStuck)
+def test_a_guest_that_panics_is_waited_for_only_where_that_is_wanted(on_stuck: OnStuck) -> None:
+    scenario = Scenario(panics="wait-unplug", panic_action="none", unplug_delay=1.0)
+    play = Play(scenario=scenario, options=replace(SAVE, on_stuck=on_stuck))
+    play.watch = once(lambda play: play.now > 100, Play.cancel)
+    result = play.run()
+    assert result.outcome is Outcome.ATTENTION
+    assert ("panicked" in str(result.error)) == (on_stuck is OnStuck.CANCEL)
+
+
+# --- pause ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_migration_that_fails_while_the_run_state_is_asked_stops_no_guest_and_tells_why() -> None:
+    play = Play(profile=STOCK_11_1, latency=0.02, scenario=Scenario(write_fails_after=0, unplug_delay=0.6))
+    result = play.run()
+    assert Phase.PAUSE in play.phases()
+    assert not play.commands("stop")
+    assert "ram_save_setup failed" in str(result.error)
+
+
+def test_a_qemu_that_says_yes_to_stop_and_does_not_is_given_up() -> None:
+    def hides_the_pause(_play: Play, event: QmpEvent) -> list[AnyEvent]:
+        return [] if event.name == "STOP" else [event]
+
+    play = Play(on_event=hides_the_pause)
+    answers(play, "query-status", Phase.PAUSE, lambda value: value | {"status": "running"}, 6)
+    result = play.run()
+    assert len(play.commands("stop")) == 3
+    assert result.error == "QEMU does not stop the guest"
+    assert (play.vm.runstate, play.vm.card) == ("running", {"primary0": "plugged"})
+
+
+# --- save -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_card_that_comes_into_play_after_the_preflight_does_not_leave_the_guest_stopped() -> None:
+    play = Play(scenario=Scenario(primaries=0))
+    other = Play()
+    play.watch = once(in_phase(Phase.PAUSE), lambda play: setattr(play.vm, "cards", other.vm.cards))
+    result = play.run()
+    assert (result.outcome, play.vm.runstate) == (Outcome.FAILED, "running")
+    assert result.stopped_seconds is not None
+    assert result.stopped_seconds < 5
+
+
+def test_how_little_was_written_before_the_pause_is_known(stock: Profile) -> None:
+    written = Play(profile=stock, on_event=events_lost).run().bytes_before_pause
+    assert written is not None
+    assert 0 < written < 1 << 20
+
+
+# --- cancel -----------------------------------------------------------------------------------------------------------
+
+
+def paused_in_unplug(**more: Any) -> Play:
+    scenario = Scenario(paused_by_other="wait-unplug", unplug_delay=1.0)
+    return Play(scenario=scenario, options=replace(SAVE, unplug_timeout=3.0), **more)
+
+
+def test_a_guest_that_cannot_be_resumed_at_once_is_tried_again_inside_the_cancel_window() -> None:
+    play = paused_in_unplug(fault=refusing("cont", until=8.0))
+    assert play.run().outcome is Outcome.CANCELLED
+    assert (play.vm.runstate, play.vm.card) == ("running", {"primary0": "plugged"})
+
+
+def test_cont_is_not_tried_for_ever_in_the_cancel_window() -> None:
+    play = paused_in_unplug(fault=refusing("cont"))
+    assert play.run().outcome is Outcome.ATTENTION
+    assert len(play.commands("cont")) == 20
+
+
+def test_a_cancel_that_never_ends_is_told_and_the_guest_runs() -> None:
+    play = Play(on_event=events_lost, watch=once(in_phase(Phase.SAVE), Play.cancel))
+    answers(play, "query-migrate", Phase.CANCEL, lambda value: {"status": "cancelling"})
+    result = play.run()
+    assert (result.outcome, play.vm.runstate) == (Outcome.ATTENTION, "running")
+    assert any("cancelling the migration for 60 s" in note for note in result.notes)
+
+
+# --- finish and resume ------------------------------------------------------------------------------------------------
+
+NOT_FINALIZED = "finish-migrate"
+
+
+def test_a_guest_is_resumed_within_milliseconds_once_qemu_has_tidied_up() -> None:
+    play = Play()
+    answers(play, "query-status", Phase.FINISH, lambda value: value | {"status": NOT_FINALIZED}, 3)
+    assert play.run().outcome is Outcome.SAVED
+    assert len(play.commands("cont")) == 1
+    marks = play.work.marks
+    assert marks.resumed is not None
+    assert marks.completed is not None
+    assert marks.resumed - marks.completed < 0.025
+
+
+def test_a_cont_that_qemu_would_refuse_is_not_sent_after_a_save_that_failed() -> None:
+    play = Play(scenario=Scenario(write_fails_after=10_000_000))
+    answers(play, "query-status", Phase.RESUME, lambda value: value | {"status": NOT_FINALIZED}, 3)
+    play.run()
+    assert len(play.commands("cont")) == 1
+    assert play.vm.runstate == "running"
+
+
+@pytest.mark.parametrize("phase", [Phase.FINISH, Phase.RESUME])
+def test_a_qemu_that_never_tidies_up_is_told_as_a_guest_that_does_not_run(phase: Phase) -> None:
+    play = Play(on_event=events_lost, fault=refusing("cont"))
+    answers(play, "query-status", phase, lambda value: value | {"status": NOT_FINALIZED})
+    result = play.run()
+    assert result.outcome is Outcome.ATTENTION
+    assert any("does not run: its run state is 'finish-migrate'" in note for note in result.notes)
+
+
+def test_why_a_panicked_guest_does_not_run_on_is_told() -> None:
+    result = Play(scenario=Scenario(panics="wait-unplug", panic_action="pause", unplug_delay=1.0)).run()
+    assert any("cannot run on: its run state is 'guest-panicked'" in note for note in result.notes)
+
+
+# --- replug -----------------------------------------------------------------------------------------------------------
+
+
+def pause(play: Play) -> None:
+    play.vm.stop_vm("paused")
+
+
+def test_a_vm_that_somebody_paused_before_its_card_was_back_is_left_to_them() -> None:
+    play = Play(watch=once(in_phase(Phase.REPLUG), pause))
+    assert play.run().outcome is Outcome.ATTENTION
+    assert len(play.commands("migrate")) == 1
+
+
+def test_a_card_that_qemu_deleted_is_told_with_the_command_that_adds_it() -> None:
+    def delete(play: Play) -> None:
+        play.vm.cards = tuple(dataclasses.replace(card, state=CardState.DELETED) for card in play.vm.cards)
+        play.vm.emit("DEVICE_DELETED", {"device": "primary0", "path": "/machine/peripheral/primary0"})
+
+    play = Play(watch=once(in_phase(Phase.REPLUG), delete))
+    result = play.run()
+    assert any(
+        'QEMU deleted card primary0; add it again over QMP: {"execute": "device_add"' in note for note in result.notes
+    )
+    assert len(play.commands("migrate")) == 1, "no migration brings back what QEMU has forgotten"
+
+
+@pytest.mark.parametrize(("delay", "driven"), [(1.0, True), (100.0, False)])
+def test_a_driver_gets_its_time_to_take_the_card_and_no_more(delay: float, driven: bool) -> None:
+    play = Play(scenario=Scenario(drive_delay=delay))
+    result = play.run()
+    assert (result.outcome, result.driven) == (Outcome.SAVED, driven)
+    assert any("driver had not taken it" in note for note in result.notes) != driven
+    assert play.now < 10
+
+
+def test_a_migration_that_somebody_else_began_before_the_card_was_back_is_left_to_them() -> None:
+    play = Play(watch=once(in_phase(Phase.REPLUG), foreign_migration))
+    result = play.run()
+    assert (result.outcome, play.vm.migrating) == (Outcome.ATTENTION, True)
+    assert not play.commands("migrate_cancel")
+    assert any("has not ended" in note for note in result.notes)
+
+
+def test_a_card_that_qemu_plugs_back_by_itself_is_waited_for() -> None:
+    play = Play(watch=once(in_phase(Phase.SAVE), Play.cancel))
+    answers(play, "human-monitor-command", Phase.REPLUG, lambda value: "b0200000: 0xffffffff 0xffffffff\r\n", 5)
+    assert play.run().outcome is Outcome.CANCELLED
+    assert len(play.commands("migrate")) == 1
+
+
+def test_a_qemu_that_tidies_up_for_a_while_is_waited_for_before_the_card_is_brought_back() -> None:
+    play = Play()
+    answers(play, "query-yank", Phase.REPLUG, lambda value: [*value, {"type": "migration"}], 5)
+    assert play.run().outcome is Outcome.SAVED
+    assert len(play.commands("query-yank")) == 6
+    assert names_sent(play).index("query-yank") < names_sent(play).index("getfd", names_sent(play).index("cont"))
+    assert 0.08 < play.now < 1.0
+
+
+# --- settle -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "outcome"), [(5.0, Outcome.SAVED), (1e9, Outcome.ATTENTION)])
+def test_settings_that_cannot_be_put_back_while_somebody_migrates_are_put_back_after_it(
+    seconds: float, outcome: Outcome
+) -> None:
+    play = Play(scenario=Scenario(primaries=0))
+    begun: list[float] = []
+
+    def watch(play: Play) -> None:
+        if play.work.phase is Phase.SETTLE and not begun:
+            begun.append(play.now)
+            limit = play.vm.parameters["max-bandwidth"]
+            foreign_migration(play)
+            play.vm.parameters["max-bandwidth"] = limit
+            play.vm.scenario = dataclasses.replace(play.vm.scenario, disk_speed=1.0)
+            play.vm.parameters_changed()
+        if begun and play.now > begun[0] + seconds and play.vm.migration_status == "active":
+            play.vm.cancel()
+
+    play.watch = watch
+    assert play.run().outcome is outcome
+    assert play.now < 60
+
+
+def test_a_good_save_waits_for_nothing_that_does_not_come(stock: Profile) -> None:
+    play = Play(profile=stock)
+    play.run()
+    assert play.now < 1.0
+
+
+# --- verify and quit --------------------------------------------------------------------------------------------------
+
+QUIT = replace(SAVE, then=Then.QUIT)
+
+
+def test_where_the_only_copy_is_kept_is_told() -> None:
+    play = Play(scenario=Scenario(killed="completed"))
+    play.store.refuse = "publish"
+    assert any("/snap/vm.vmstate.partial; look at it with vmtui verify" in note for note in play.run().notes)
+
+
+def test_a_guest_that_runs_again_is_not_ended_though_no_event_told_it() -> None:
+    def verifying(play: Play) -> bool:
+        return isinstance(play.state.outstanding, Verify)
+
+    play = Play(options=QUIT, on_event=events_lost, watch=once(verifying, lambda play: play.vm.cont()))
+    assert play.run().outcome is Outcome.ATTENTION
+    assert (play.vm.alive, play.vm.runstate) == (True, "running")
+
+
+def test_a_qemu_that_was_never_told_to_quit_is_not_said_to_have_been() -> None:
+    play = Play(options=QUIT, back_after=1e9, watch=once(in_phase(Phase.VERIFY), Play.drop))
+    result = play.run()
+    assert (result.outcome, play.store.published) == (Outcome.ATTENTION, True)
+    assert not [note for note in result.notes if "told to quit" in note]
+    assert isinstance(play.sent[-1], Publish), "nobody is asked anything without a connection"
+
+
+def test_a_qemu_that_does_not_quit_is_told_and_was_asked_more_than_once_but_not_for_ever() -> None:
+    play = Play(options=QUIT, fault=refusing("quit"))
+    result = play.run()
+    assert any("told to quit and is still there" in note for note in result.notes)
+    assert 2 < len(play.commands("quit")) < 40
+
+
+class OverTcp(Play):
+    """Nobody knows QEMU's process: its end looks like a lost connection."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.pid = 0
+
+    def _die(self) -> None:
+        self._deliver()
+        self._reconnect_at = None
+        if self.state.vm.link is Link.UP:
+            self.step(Disconnected(self.now, Link.LOST, "the monitor's connection broke"))
+        else:
+            self.step(Tick(self.now))
+
+
+def test_a_qemu_at_a_tcp_port_that_is_gone_after_quit_has_quit() -> None:
+    play = OverTcp(options=QUIT)
+    assert play.run().outcome is Outcome.SAVED
+    assert play.now < 10
+
+
+# --- what each phase relies on is asked anew --------------------------------------------------------------------------
+
+
+def test_all_that_is_told_of_a_vm_was_asked() -> None:
+    play = Play(options=replace(SAVE, goal=Goal.CHECK))
+    play.run()
+    vm = play.state.vm
+    assert (vm.name, vm.machine.startswith("pc-q35"), vm.memory) == ("vm", True, 256 << 20)
+    assert vm.uuid
+    assert vm.features.parameters
+
+
+@pytest.mark.parametrize(
+    ("phase", "primaries", "wanted", "sets"),
+    [(Phase.PREPARE, 1, 64 << 10, 4), (Phase.REPLUG, 1, 128 << 20, 4), (Phase.SETTLE, 0, 128 << 20, 3)],
+)
+def test_a_parameter_that_qemu_was_told_to_set_is_looked_at_and_set_again(
+    phase: Phase, primaries: int, wanted: int, sets: int
+) -> None:
+    def is_set(play: Play) -> bool:
+        return play.work.phase is phase and play.vm.parameters["max-bandwidth"] == wanted
+
+    play = Play(scenario=Scenario(primaries=primaries))
+    play.watch = once(is_set, lambda play: play.vm.parameters.update({"max-bandwidth": 4711}))
+    result = play.run()
+    assert (result.outcome, result.restored, play.vm.parameters["max-bandwidth"]) == (Outcome.SAVED, True, 128 << 20)
+    assert len(settings(play, "parameters")) == sets
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.REPLUG, Phase.SETTLE])
+def test_a_capability_that_qemu_was_told_to_set_is_looked_at_and_set_again(phase: Phase) -> None:
+    mine = frozenset({"events", "background-snapshot"})
+    wanted = {Phase.PREPARE: mine, Phase.REPLUG: frozenset({"events"}), Phase.SETTLE: frozenset[str]()}[phase]
+
+    def is_set(play: Play) -> bool:
+        return play.work.phase is phase and play.vm.capabilities == wanted
+
+    def change(play: Play) -> None:
+        play.vm.capabilities = frozenset({"xbzrle"})
+
+    play = Play(options=replace(SAVE, strategy=Strategy.BACKGROUND), watch=once(is_set, change))
+    result = play.run()
+    assert (result.outcome, result.restored, play.vm.capabilities) == (Outcome.SAVED, True, frozenset())
+    assert len(settings(play, "capabilities")) == 4
+
+
+def test_a_guest_that_panics_is_found_though_no_event_told_it() -> None:
+    scenario = Scenario(panics="wait-unplug", panic_action="pause", unplug_delay=1.0)
+    result = Play(scenario=scenario, on_event=events_lost).run()
+    assert "panicked" in str(result.error)
+
+
+def test_a_guest_paused_by_another_keeps_its_card_though_no_event_told_it() -> None:
+    play = paused_in_unplug(on_event=events_lost)
+    assert play.run().outcome is Outcome.CANCELLED
+    assert (play.vm.runstate, play.vm.card) == ("running", {"primary0": "plugged"})
+
+
+def test_how_long_a_guest_stood_is_known_though_no_event_told_that_somebody_let_it_run() -> None:
+    play = Play(ram=16 << 30, on_event=events_lost, scenario=Scenario(disk_speed=5e8))
+    play.watch = once(lambda play: play.work.phase is Phase.SAVE and play.now > 2, lambda play: play.vm.cont())
+    result = play.run()
+    stood = sum(end - begin for begin, end in play.vm.intervals()[:1])
+    assert result.stopped_seconds == pytest.approx(stood, abs=1.1)
+
+
+def test_a_guest_paused_by_another_before_its_card_was_back_is_seen_though_no_event_told_it() -> None:
+    play = Play(on_event=events_lost, scenario=Scenario(drive_delay=2.0))
+    play.watch = once(lambda play: play.work.phase is Phase.REPLUG and play.vm.card == {"primary0": "plugged"}, pause)
+    assert play.run().outcome is Outcome.ATTENTION
+    assert next(at for phase, at in play.work.timeline if phase is Phase.SETTLE) < 2.0
+
+
+@pytest.mark.parametrize("phase", [Phase.REPLUG, Phase.VERIFY])
+def test_a_card_that_was_deleted_while_the_connection_was_lost_is_seen(phase: Phase) -> None:
+    def lose(play: Play) -> None:
+        play.drop()
+        play.vm.cards = tuple(dataclasses.replace(card, state=CardState.DELETED) for card in play.vm.cards)
+
+    play = Play(watch=once(in_phase(phase), lose))
+    result = play.run()
+    assert (result.outcome, result.card) == (Outcome.ATTENTION, "out")
+
+
+OTHERS: dict[str, Callable[[Play], object]] = {
+    "it is paused": pause,
+    "a migration runs": foreign_migration,
+    "a parameter is changed": lambda play: play.vm.parameters.update({"max-bandwidth": 1}),
+    "a capability is changed": lambda play: setattr(play.vm, "capabilities", frozenset({"xbzrle"})),
+    "its card is out": lambda play: setattr(
+        play.vm, "cards", tuple(dataclasses.replace(card, state=CardState.OUT) for card in play.vm.cards)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_somebody_did_while_the_file_was_read_is_seen_at_the_end(what: str) -> None:
+    def verifying(play: Play) -> bool:
+        return isinstance(play.state.outstanding, Verify)
+
+    play = Play(on_event=events_lost, watch=once(verifying, OTHERS[what]))
+    assert play.run().outcome is Outcome.ATTENTION
+
+
+@pytest.mark.parametrize("phase", [Phase.REPLUG, Phase.VERIFY])
+def test_a_config_window_that_moved_while_the_guest_booted_is_found_again(phase: Phase) -> None:
+    moved = 0xE0000000
+    shown: list[str] = []
+
+    def reply(command: Command, value: Any) -> Any:
+        line = command.arguments.get("command-line", "")
+        begun = phase in play.phases()
+        if line.startswith("xp"):
+            shown[:] = shown or [value]
+            inside = int(line.split()[-1], 16) >= moved
+            return shown[0] if not begun or inside else "b0200000: 0xffffffff 0xffffffff\r\n"
+        return value.replace("00000000b0000000", f"{moved:016x}") if line == "info mtree" and begun else value
+
+    play = Play(reply=reply)
+    play.watch = once(in_phase(phase), lambda play: play.step(QmpEvent(play.now, "RESET", {"guest": True})))
+    assert play.run().card == "plugged"
