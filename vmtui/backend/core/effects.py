@@ -447,8 +447,8 @@ def _done(state: State, command: Command, learned: Learned | None) -> State:
 
 
 def _forget_unless_seen(state: State, fact: Fact) -> State:
-    """An event that came between the command and its reply is news enough."""
-    return state if state.vm.seen.get(fact, -1.0) >= state.sent_at else _forget(state, fact)
+    """An event that came between the command and its reply is news enough; what made us send the command is none."""
+    return state if state.vm.seen.get(fact, -1.0) > state.sent_at else _forget(state, fact)
 
 
 def _stored(state: State, action: Action | None, learned: Learned | None) -> State:
