@@ -13,7 +13,7 @@ from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Surve
 from vmtui.backend.core.errors import Exit
 from vmtui.backend.core.events import AnyEvent, Disconnected, QmpEvent, Tick
 from vmtui.backend.core.model import Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
-from vmtui.backend.core.sim import STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
+from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
 from vmtui.backend.core.sim.target import Fd, Target
 
 SAVE = Options(output="/snap/vm.vmstate")
@@ -293,6 +293,19 @@ def test_a_guest_that_panics_is_waited_for_only_where_that_is_wanted(on_stuck: O
     assert ("panicked" in str(result.error)) == (on_stuck is OnStuck.CANCEL)
 
 
+def test_a_background_save_leaves_the_short_pause_to_qemu(stock: Profile) -> None:
+    play = Play(profile=stock, options=replace(SAVE, strategy=Strategy.BACKGROUND))
+    assert play.run().outcome is Outcome.SAVED
+    assert not play.commands("stop")
+
+
+def test_a_background_save_waits_no_longer_than_asked_for_a_guest_that_does_not_let_go() -> None:
+    options = replace(SAVE, strategy=Strategy.BACKGROUND, unplug_timeout=2.0)
+    play = Play(scenario=Scenario(unplug_delay=None), options=options)
+    assert play.run().exit_code == Exit.STUCK
+    assert (play.vm.runstate, play.vm.card) == ("running", {"primary0": "plugged"})
+
+
 # --- pause ------------------------------------------------------------------------------------------------------------
 
 
@@ -300,14 +313,33 @@ def test_a_migration_that_fails_while_the_run_state_is_asked_stops_no_guest_and_
     play = Play(profile=STOCK_11_1, latency=0.02, scenario=Scenario(write_fails_after=0, unplug_delay=0.6))
     result = play.run()
     assert Phase.PAUSE in play.phases()
+    assert Phase.CANCEL not in play.phases(), "there is nothing left to cancel"
     assert not play.commands("stop")
     assert "ram_save_setup failed" in str(result.error)
 
 
-def test_a_qemu_that_says_yes_to_stop_and_does_not_is_given_up() -> None:
-    def hides_the_pause(_play: Play, event: QmpEvent) -> list[AnyEvent]:
-        return [] if event.name == "STOP" else [event]
+@pytest.mark.parametrize("delay", [0.02, 0.3, 0.6, 0.8, 1.1])
+def test_a_qemu_that_pauses_by_itself_is_waited_for_and_not_longer(delay: float) -> None:
+    play = Play(profile=PAUSE_VM_10_0, scenario=Scenario(unplug_delay=delay))
+    result = play.run()
+    assert result.outcome is Outcome.SAVED
+    assert not play.commands("stop")
+    assert result.stopped_seconds is not None
+    assert result.stopped_seconds < 0.2
 
+
+def hides_the_pause(_play: Play, event: QmpEvent) -> list[AnyEvent]:
+    return [] if event.name == "STOP" else [event]
+
+
+def test_a_stop_that_works_at_the_third_time_is_enough() -> None:
+    play = Play(on_event=hides_the_pause)
+    answers(play, "query-status", Phase.PAUSE, lambda value: value | {"status": "running"}, 3)
+    assert play.run().outcome is Outcome.SAVED
+    assert len(play.commands("stop")) == 3
+
+
+def test_a_qemu_that_says_yes_to_stop_and_does_not_is_given_up() -> None:
     play = Play(on_event=hides_the_pause)
     answers(play, "query-status", Phase.PAUSE, lambda value: value | {"status": "running"}, 6)
     result = play.run()
@@ -380,11 +412,14 @@ def test_a_guest_is_resumed_within_milliseconds_once_qemu_has_tidied_up() -> Non
 
 
 def test_a_cont_that_qemu_would_refuse_is_not_sent_after_a_save_that_failed() -> None:
-    play = Play(scenario=Scenario(write_fails_after=10_000_000))
+    play = Play(ram=4 << 30, scenario=Scenario(write_fails_after=1_000_000_000))
     answers(play, "query-status", Phase.RESUME, lambda value: value | {"status": NOT_FINALIZED}, 3)
     play.run()
-    assert len(play.commands("cont")) == 1
+    sent = names_sent(play)
+    before = sent.index("cont")
+    assert sent[before - 4 : before] == ["query-status"] * 4
     assert play.vm.runstate == "running"
+    assert play.now < 2
 
 
 @pytest.mark.parametrize("phase", [Phase.FINISH, Phase.RESUME])
@@ -394,6 +429,12 @@ def test_a_qemu_that_never_tidies_up_is_told_as_a_guest_that_does_not_run(phase:
     result = play.run()
     assert result.outcome is Outcome.ATTENTION
     assert any("does not run: its run state is 'finish-migrate'" in note for note in result.notes)
+
+
+def test_an_image_lock_that_is_held_for_seconds_does_not_leave_the_guest_stopped() -> None:
+    play = Play(fault=refusing("cont", until=5.0))
+    assert play.run().outcome is Outcome.SAVED
+    assert play.vm.runstate == "running"
 
 
 def test_why_a_panicked_guest_does_not_run_on_is_told() -> None:
