@@ -12,7 +12,7 @@ from tools.mutate import EQUIVALENT, mutants
 from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
 from vmtui.backend.core.errors import Exit
 from vmtui.backend.core.events import AnyEvent, Disconnected, QmpEvent, Tick
-from vmtui.backend.core.model import Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
+from vmtui.backend.core.model import FileReport, Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
 from vmtui.backend.core.sim.target import Fd, Target
 
@@ -501,6 +501,14 @@ def test_a_qemu_that_tidies_up_for_a_while_is_waited_for_before_the_card_is_brou
     assert 0.08 < play.now < 1.0
 
 
+def test_a_card_that_could_not_be_brought_back_is_told_with_the_way_to_try_again() -> None:
+    refused = Play(fault=refusing("migrate", Phase.REPLUG))
+    tidying = Play(reply=lambda command, value: [{"type": "migration"}] if command.execute == "query-yank" else value)
+    for play in (refused, tidying):
+        notes = play.run().notes
+        assert "card primary0 could not be proved to be back; try again: vmtui resume VM" in notes
+
+
 # --- settle -----------------------------------------------------------------------------------------------------------
 
 
@@ -711,3 +719,31 @@ def test_a_config_window_that_moved_while_the_guest_booted_is_found_again(phase:
     play = Play(reply=reply)
     play.watch = once(in_phase(phase), lambda play: play.step(QmpEvent(play.now, "RESET", {"guest": True})))
     assert play.run().card == "plugged"
+
+
+def test_a_qemu_whose_monitor_is_lost_for_a_moment_when_it_is_to_quit_quits_all_the_same() -> None:
+    play = Play(options=QUIT, back_after=2.0, watch=once(in_phase(Phase.VERIFY), Play.drop))
+    assert play.run().outcome is Outcome.SAVED
+    assert not play.vm.alive
+
+
+class BrokenFile(Play):
+    def _read_through(self) -> FileReport:
+        return FileReport(4711, False, "it breaks off")
+
+
+@pytest.mark.parametrize("then", Then)
+def test_a_file_that_breaks_off_is_no_snapshot(then: Then) -> None:
+    play = BrokenFile(options=replace(SAVE, then=then))
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, Exit.STORE)
+    assert "it breaks off" in str(result.error)
+    assert (play.store.published, play.store.partial) == (False, False)
+    assert (play.vm.runstate, play.vm.card) == ("running", {"primary0": "plugged"})
+
+
+def test_a_paused_guest_whose_save_failed_stands_still_as_before() -> None:
+    play = stop_first(runstate="paused")
+    play.store.refuse = "verify"
+    assert play.run().outcome is Outcome.FAILED
+    assert not play.commands("cont")
