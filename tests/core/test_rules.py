@@ -747,3 +747,26 @@ def test_a_paused_guest_whose_save_failed_stands_still_as_before() -> None:
     play.store.refuse = "verify"
     assert play.run().outcome is Outcome.FAILED
     assert not play.commands("cont")
+
+
+def test_a_quit_that_worked_leaves_nothing_to_say() -> None:
+    play = Play(options=QUIT)
+    assert play.run().notes == ()
+    assert play.now < 2
+
+
+def test_a_quit_that_never_reached_qemu_is_sent_again_once_it_can_be_heard() -> None:
+    def lose(play: Play, action: Action) -> str | None:
+        quits = isinstance(action, Command) and action.execute == "quit"
+        return "drop-before" if quits and not play.drops else None
+
+    unheard: list[Action] = []
+
+    def listen(play: Play) -> None:
+        action = play.state.outstanding
+        if isinstance(action, Command) and play.state.vm.link is not Link.UP:
+            unheard.append(action)
+
+    play = Play(options=QUIT, fault=lose, back_after=3.0, watch=listen)
+    assert play.run().outcome is Outcome.SAVED
+    assert (play.vm.alive, unheard) == (False, [])
