@@ -143,7 +143,6 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
     ),
     Phase.FINISH: (
         Rule((is_.not_finalized, is_.just_begun), None),
-        Rule((is_.to_quit,), go=Phase.VERIFY),
         Rule((), go=Phase.RESUME),
     ),
     Phase.RESUME: (
