@@ -770,3 +770,22 @@ def test_a_quit_that_never_reached_qemu_is_sent_again_once_it_can_be_heard() -> 
     play = Play(options=QUIT, fault=lose, back_after=3.0, watch=listen)
     assert play.run().outcome is Outcome.SAVED
     assert (play.vm.alive, unheard) == (False, [])
+
+
+def test_a_file_that_was_removed_is_not_said_to_be_kept_when_qemu_ends() -> None:
+    play = BrokenFile(options=QUIT, scenario=Scenario(killed="running"))
+    result = play.run()
+    assert (result.outcome, play.store.partial) == (Outcome.ATTENTION, False)
+    assert not [note for note in result.notes if "is kept" in note]
+
+
+def test_a_guest_that_others_let_run_and_paused_again_is_left_to_them() -> None:
+    def others(play: Play) -> None:
+        if play.work.phase is Phase.FINISH and play.vm.runstate == "postmigrate":
+            play.vm.cont()
+        if play.work.phase is Phase.SETTLE:
+            pause(play)
+
+    play = Play(watch=others)
+    assert play.run().outcome is Outcome.ATTENTION
+    assert not play.commands("cont")
