@@ -65,7 +65,7 @@ PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact not in (Fact.FDSE
 
 NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.PREFLIGHT: PROBE,
-    Phase.PREPARE:   {Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY, Fact.STATUS: ANY, Fact.MIGRATION: ANY},
+    Phase.PREPARE:   {Fact.PARAMETERS: ANY, Fact.CAPABILITIES: ANY},
     Phase.UNPLUG:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
     Phase.PAUSE:     {Fact.MIGRATION: ANY, Fact.STATUS: 0.25},
     Phase.SAVE:      {Fact.MIGRATION: 0.25, Fact.STATUS: 1.0},
