@@ -789,3 +789,10 @@ def test_a_guest_that_others_let_run_and_paused_again_is_left_to_them() -> None:
     play = Play(watch=others)
     assert play.run().outcome is Outcome.ATTENTION
     assert not play.commands("cont")
+
+
+@pytest.mark.parametrize("scenario", [Scenario(migrating=True), Scenario(blocked_reasons=("VFIO device",))])
+def test_a_vm_that_cannot_be_migrated_now_is_refused_before_anything_is_touched(scenario: Scenario) -> None:
+    play = Play(scenario=scenario)
+    assert play.run().outcome is Outcome.REFUSED
+    assert Reserve not in {type(each) for each in play.sent}
