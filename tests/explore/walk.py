@@ -1,0 +1,192 @@
+"""Every way from a root to an end with at most so many deviations, each state looked at once.
+
+Depth first, over choice points. A state that is known (`key`) is not walked again: the paths on from it are counted already.
+A failure comes with its recipe, the deviations by the number of the step, which `replay` plays again from the beginning.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tests.explore.invariants import Verdict, broken, judged
+from tests.explore.key import key
+from tests.explore.world import Choice, StuckError, World
+
+Counts = tuple[int, ...]
+"""Paths from a state to an end, by how many deviations are on them."""
+
+
+class Deviation(NamedTuple):
+    """At this step (or the first after it where that is possible) this goes wrong."""
+
+    step: int
+    choice: Choice
+    about: str = ""
+    """What it happened to, for people."""
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.choice} ({self.about})"
+
+
+Recipe = tuple[Deviation, ...]
+
+
+@dataclass
+class Found:
+    """What a walk has seen."""
+
+    states: int = 0
+    """Distinct ones."""
+    steps: int = 0
+    """Taken: the transitions of the graph."""
+    runs: int = 0
+    """Walked to an end or to a state that was known."""
+    paths: int = 0
+    """Different ones from the root to an end, over all that was walked."""
+    ends: Counter[Verdict] = field(default_factory=Counter)
+    """Walked to, by what was found there."""
+    examples: dict[Verdict, Recipe] = field(default_factory=dict)
+    """The first recipe to each."""
+    failures: list[tuple[str, Recipe]] = field(default_factory=list)
+    complete: bool = True
+    """False where time ran out."""
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A state on the way from the root to where the walk is."""
+
+    world: World
+    key: int
+    budget: int
+    choices: list[Choice]
+    """Still to be taken."""
+    recipe: Recipe
+    counts: list[int]
+    owes: int = 0
+    """How many deviations lie between the state before and this one."""
+
+
+def walk(
+    root: Callable[[], World],
+    depth: int,
+    *,
+    kinds: Collection[Choice] = tuple(Choice),
+    merge: bool = True,
+    until: float = float("inf"),
+    most_failures: int = 5,
+) -> Found:
+    """Walk from a fresh `root` with at most `depth` deviations of these `kinds`.
+
+    Without `merge` no state is recognized: every path is walked to its end. `until` is a time of `time.monotonic`.
+    """
+    return _Walk(kinds, merge, until, most_failures).go(root(), depth)
+
+
+class _Walk:
+    def __init__(self, kinds: Collection[Choice], merge: bool, until: float, most_failures: int) -> None:
+        self.kinds = frozenset(kinds)
+        self.merge = merge
+        self.until = until
+        self.most_failures = most_failures
+        self.found = Found()
+        self.known: dict[int, Counts] = {}
+        self.on_path: dict[int, int] = {}
+        """The states on the way here, and the budget that they were entered with."""
+
+    def go(self, world: World, depth: int) -> Found:
+        world.start()
+        stack: list[_Frame] = []
+        self._enter(world, depth, (), 0, stack)
+        while stack:
+            frame = stack[-1]
+            if not frame.choices or len(self.found.failures) >= self.most_failures:
+                self._leave(stack)
+            else:
+                self._step(frame, stack)
+            if self.found.steps % 256 == 0 and time.monotonic() > self.until:
+                self.found.complete = False
+                break
+        self.found.states = len(self.known)
+        return self.found
+
+    def _step(self, frame: _Frame, stack: list[_Frame]) -> None:
+        choice = frame.choices.pop()
+        world = frame.world.clone() if frame.choices else frame.world
+        cost = int(choice is not Choice.PASS)
+        recipe = frame.recipe
+        if cost:
+            recipe = (*recipe, Deviation(world.points, choice, world.about()))
+        self.found.steps += 1
+        before = world.state
+        try:
+            world.take(choice)
+        except (StuckError, RuntimeError) as error:
+            self._failed(str(error), recipe)
+            return
+        if choice is Choice.CANCEL and world.state.work == before.work:
+            return  # it came too late to change anything
+        self._enter(world, frame.budget - cost, recipe, cost, stack)
+
+    def _enter(self, world: World, budget: int, recipe: Recipe, cost: int, stack: list[_Frame]) -> None:
+        if world.done:
+            self._ended(world, recipe)
+            self._count(stack, cost, (1,))
+            return
+        state = key(world) if self.merge else len(self.known)
+        known = self.known.get(state)
+        if state in self.on_path and self.on_path[state] <= budget:
+            self._failed(f"it goes round in circles in {world.work.phase}", recipe)
+            return
+        if known is not None and len(known) > budget:
+            self.found.runs += 1
+            self._count(stack, cost, known[: budget + 1])
+            return
+        deviations = [each for each in reversed(world.deviations()) if each in self.kinds] if budget else []
+        self.on_path[state] = budget
+        frame = _Frame(world, state, budget, [*deviations, Choice.PASS], recipe, [0] * (budget + 1), cost)
+        stack.append(frame)
+        if not self.merge:
+            self.known[state] = ()
+
+    def _leave(self, stack: list[_Frame]) -> None:
+        frame = stack.pop()
+        self.on_path.pop(frame.key, None)
+        counts = tuple(frame.counts)
+        self.known[frame.key] = counts
+        if stack:
+            self._count(stack, frame.owes, counts)
+        else:
+            self.found.paths = sum(counts)
+
+    @staticmethod
+    def _count(stack: list[_Frame], cost: int, counts: Counts) -> None:
+        if not stack:
+            return
+        above = stack[-1].counts
+        for number, count in enumerate(counts):
+            if number + cost < len(above):
+                above[number + cost] += count
+
+    def _ended(self, world: World, recipe: Recipe) -> None:
+        self.found.runs += 1
+        verdict = judged(world)
+        self.found.ends[verdict] += 1
+        self.found.examples.setdefault(verdict, recipe)
+        for text in broken(world):
+            self._failed(text, recipe)
+
+    def _failed(self, text: str, recipe: Recipe) -> None:
+        self.found.failures.append((text, recipe))
+
+
+def replay(world: World, recipe: Recipe) -> World:
+    """Play from the beginning to the end, with these deviations; raises StuckError where there is no end."""
+    world.start()
+    left = list(recipe)
+    while not world.done:
+        due = bool(left) and world.points >= left[0].step and left[0].choice in world.deviations()
+        world.take(left.pop(0).choice if due else Choice.PASS)
+    return world
