@@ -4,9 +4,10 @@ import pytest
 from msgspec.structs import replace
 
 from tests.core.play import Play
+from tests.explore.world import Point, Store
 from vmtui.backend.core import workflow
 from vmtui.backend.core.commands import Action, Command
-from vmtui.backend.core.events import Answered, QmpEvent, Tick, Wish
+from vmtui.backend.core.events import Answered, QmpEvent, Tick
 from vmtui.backend.core.model import Goal, OnStuck, Options, Outcome, Phase, Strategy, Then
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, Profile, Scenario
 from vmtui.backend.core.workflow import NEEDS, RULES, wake
@@ -166,7 +167,7 @@ def test_a_qemu_that_dies_half_way_leaves_no_file(stock: Profile, moment: str) -
 
 def test_a_file_that_is_not_whole_is_removed_and_the_guest_runs(stock: Profile) -> None:
     play = Play(profile=stock)
-    play.store.refuse = "verify"
+    play.store = Store(refuse="verify")
     result = play.run()
     assert (result.outcome, result.exit_code) == (Outcome.FAILED, 7)
     assert (play.store.partial, play.vm.runstate, play.vm.card) == (False, "running", {"primary0": "plugged"})
@@ -174,7 +175,7 @@ def test_a_file_that_is_not_whole_is_removed_and_the_guest_runs(stock: Profile) 
 
 def test_a_guest_that_was_to_quit_runs_on_if_its_file_is_not_whole(stock: Profile) -> None:
     play = Play(profile=stock, options=replace(SAVE, then=Then.QUIT))
-    play.store.refuse = "verify"
+    play.store = Store(refuse="verify")
     result = play.run()
     assert result.outcome is Outcome.FAILED
     assert (play.vm.alive, play.vm.runstate, play.vm.card) == (True, "running", {"primary0": "plugged"})
@@ -239,9 +240,8 @@ def test_progress_never_runs_backwards() -> None:
 
 def test_a_sleeping_engine_is_woken_for_every_fact_that_grows_old() -> None:
     play = Play(scenario=Scenario(unplug_delay=None))
-    play.connect()
-    play.step(Wish(play.now, play.options))
-    while play.work.phase is not Phase.UNPLUG:
+    play.start()
+    while play.work.phase is not Phase.UNPLUG or play.point() is not Point.WAIT:
         play.turn()
     due = wake(play.state)
     assert due is not None
@@ -395,7 +395,7 @@ def test_an_image_lock_that_is_held_for_a_moment_does_not_leave_the_guest_stoppe
 
 def test_a_state_that_is_all_that_is_left_of_a_vm_is_not_thrown_away(stock: Profile) -> None:
     play = Play(profile=stock, scenario=Scenario(killed="completed"))
-    play.store.refuse = "publish"
+    play.store = Store(refuse="publish")
     result = play.run()
     assert result.outcome is Outcome.ATTENTION
     assert play.store.partial

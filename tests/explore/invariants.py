@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tests.explore.world import World
-from vmtui.backend.core.model import Goal, Outcome, Strategy, Then
+from vmtui.backend.core.model import Goal, OnStuck, Outcome, Phase, Then
 
 
 class Verdict(NamedTuple):
@@ -35,6 +35,12 @@ def judged(world: World) -> Verdict:
         file=final or ("partial" if store.partial else "none"),
         migrating=vm.migrating,
     )
+
+
+def waits_as_asked(world: World) -> bool:
+    """The user said to wait for the guest however long it takes, and vmtui sees how the VM is."""
+    work = world.work
+    return work.phase is Phase.UNPLUG and work.options.on_stuck is OnStuck.WAIT and not work.given_up and world.linked
 
 
 def settings_as_before(world: World) -> bool:

@@ -114,7 +114,7 @@ def _work(state: State, now: float) -> Hashable:
         _baseline(work.baseline),
         _marks(work, now),
         frozenset(work.tries.items()),
-        frozenset((what, _age(at, now, TRIED.get(what, 0.0))) for what, at in work.tried_at.items()),
+        tuple(_age(work.tried_at.get(what), now, limit) for what, limit in TRIED.items()),
         (work.fd_passed, work.fdset, work.names, work.reserved, work.replug_fd, work.replug_accepted),
         (work.published, work.discarded, work.interrupt, work.untold, bool(work.alarms)),
         None if work.file is None else work.file.whole,

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tests.explore.invariants import Verdict, broken, judged
+from tests.explore.invariants import Verdict, broken, judged, waits_as_asked
 from tests.explore.key import key
-from tests.explore.world import Choice, StuckError, World
+from tests.explore.world import FOR_EVER, Choice, Point, StuckError, World
 
 Counts = tuple[int, ...]
 """Paths from a state to an end, by how many deviations are on them."""
@@ -45,6 +45,8 @@ class Found:
     """Walked to an end or to a state that was known."""
     paths: int = 0
     """Different ones from the root to an end, over all that was walked."""
+    waiting: int = 0
+    """Of the runs: those that wait for ever for a guest, as the user asked."""
     ends: Counter[Verdict] = field(default_factory=Counter)
     """Walked to, by what was found there."""
     examples: dict[Verdict, Recipe] = field(default_factory=dict)
@@ -82,11 +84,12 @@ def walk(
 
     Without `merge` no state is recognized: every path is walked to its end. `until` is a time of `time.monotonic`.
     """
-    return _Walk(kinds, merge, until, most_failures).go(root(), depth)
+    return _Walk(depth, kinds, merge, until, most_failures).go(root())
 
 
 class _Walk:
-    def __init__(self, kinds: Collection[Choice], merge: bool, until: float, most_failures: int) -> None:
+    def __init__(self, depth: int, kinds: Collection[Choice], merge: bool, until: float, most_failures: int) -> None:
+        self.depth = depth
         self.kinds = frozenset(kinds)
         self.merge = merge
         self.until = until
@@ -96,10 +99,10 @@ class _Walk:
         self.on_path: dict[int, int] = {}
         """The states on the way here, and the budget that they were entered with."""
 
-    def go(self, world: World, depth: int) -> Found:
+    def go(self, world: World) -> Found:
         world.start()
         stack: list[_Frame] = []
-        self._enter(world, depth, (), 0, stack)
+        self._enter(world, self.depth, (), 0, stack)
         while stack:
             frame = stack[-1]
             if not frame.choices or len(self.found.failures) >= self.most_failures:
@@ -112,10 +115,16 @@ class _Walk:
         self.found.states = len(self.known)
         return self.found
 
+    def _to_next_action(self, world: World) -> None:
+        """Where nothing may go wrong any more, states are told apart only when something is done."""
+        while not world.done and world.point() is not Point.ACTION:
+            world.take()
+            self.found.steps += 1
+
     def _step(self, frame: _Frame, stack: list[_Frame]) -> None:
         choice = frame.choices.pop()
         world = frame.world.clone() if frame.choices else frame.world
-        cost = int(choice is not Choice.PASS)
+        cost = 0 if choice is Choice.PASS else frame.budget if choice in FOR_EVER else 1
         recipe = frame.recipe
         if cost:
             recipe = (*recipe, Deviation(world.points, choice, world.about()))
@@ -123,14 +132,15 @@ class _Walk:
         before = world.state
         try:
             world.take(choice)
+            if choice is Choice.CANCEL and world.state.work == before.work:
+                return  # it came too late to change anything
+            self._enter(world, frame.budget - cost, recipe, cost, stack)
         except (StuckError, RuntimeError) as error:
             self._failed(str(error), recipe)
-            return
-        if choice is Choice.CANCEL and world.state.work == before.work:
-            return  # it came too late to change anything
-        self._enter(world, frame.budget - cost, recipe, cost, stack)
 
     def _enter(self, world: World, budget: int, recipe: Recipe, cost: int, stack: list[_Frame]) -> None:
+        if not budget:
+            self._to_next_action(world)
         if world.done:
             self._ended(world, recipe)
             self._count(stack, cost, (1,))
@@ -138,18 +148,21 @@ class _Walk:
         state = key(world) if self.merge else len(self.known)
         known = self.known.get(state)
         if state in self.on_path and self.on_path[state] <= budget:
-            self._failed(f"it goes round in circles in {world.work.phase}", recipe)
+            self._goes_round(world, recipe, cost, stack)
             return
         if known is not None and len(known) > budget:
             self.found.runs += 1
             self._count(stack, cost, known[: budget + 1])
             return
-        deviations = [each for each in reversed(world.deviations()) if each in self.kinds] if budget else []
+        deviations = [each for each in reversed(world.deviations()) if self._allowed(each, budget)] if budget else []
         self.on_path[state] = budget
         frame = _Frame(world, state, budget, [*deviations, Choice.PASS], recipe, [0] * (budget + 1), cost)
         stack.append(frame)
         if not self.merge:
             self.known[state] = ()
+
+    def _allowed(self, choice: Choice, budget: int) -> bool:
+        return choice in self.kinds and (choice not in FOR_EVER or budget == self.depth)
 
     def _leave(self, stack: list[_Frame]) -> None:
         frame = stack.pop()
@@ -169,6 +182,14 @@ class _Walk:
         for number, count in enumerate(counts):
             if number + cost < len(above):
                 above[number + cost] += count
+
+    def _goes_round(self, world: World, recipe: Recipe, cost: int, stack: list[_Frame]) -> None:
+        """To wait for ever is an end where the user asked for it, and nowhere else."""
+        if not waits_as_asked(world):
+            self._failed(f"it goes round in circles in {world.work.phase}", recipe)
+        self.found.runs += 1
+        self.found.waiting += 1
+        self._count(stack, cost, (1,))
 
     def _ended(self, world: World, recipe: Recipe) -> None:
         self.found.runs += 1

@@ -15,6 +15,7 @@ from tests.core.recorded import schema
 from vmtui.backend.core import commands, workflow
 from vmtui.backend.core.commands import Action, Command, Discard, Fd, Learned, Offered, Publish, Read, Reserve, Survey
 from vmtui.backend.core.commands import Surveyed, Verify
+from vmtui.backend.core.conditions import LOST_LIMIT
 from vmtui.backend.core.events import Answered, AnyEvent, Cancel, Connected, Disconnected, QmpEvent, Refused, Tick, Unknown
 from vmtui.backend.core.events import Wish
 from vmtui.backend.core.model import Features, FileReport, Link, Options, Phase, Place, Vm, Workflow
@@ -78,6 +79,10 @@ OPTIONS: dict[Point, tuple[Choice, ...]] = {
 
 A cancel before QEMU's reply is the cancel before its action; a connection that breaks before the reply loses the reply.
 """
+
+
+FOR_EVER = frozenset({Choice.REFUSE_KIND, Choice.REFUSE_ALL})
+"""Long stories: a walk has them as the only deviation, never with others (tests with random plans have both)."""
 
 
 class StuckError(AssertionError):
@@ -300,7 +305,7 @@ class World:
                 self._wait()
             case _:
                 self._deliver(choice)
-        self._settle()
+        self.settle()
 
     def step(self, event: AnyEvent) -> None:
         """One event into the workflow."""
@@ -426,7 +431,7 @@ class World:
         """Let time pass until something happens that the workflow gets to know."""
         while self.vm.alive or self.state.vm.link is Link.GONE:
             waiting = self.state.outstanding is not None
-            wake = self.deadline if waiting else workflow.wake(self.state)
+            wake = self.deadline if waiting else self._wake()
             due = [at for at in (self.vm.next_at(), wake, self.reconnect_at) if at is not None]
             if not due:
                 raise StuckError(f"nothing will ever happen: {self.work.phase}, outstanding {self.state.outstanding}")
@@ -436,6 +441,13 @@ class World:
             if self._woken(wake, waiting) or self.queue:
                 return
 
+    def _wake(self) -> float | None:
+        """When the engine would tick; of its ticks without a connection only the last one can change anything."""
+        wake, lost = workflow.wake(self.state), self.work.marks.lost
+        if wake is None or lost is None or self.linked or self.reconnect_at is not None:
+            return wake
+        return max(wake, lost + LOST_LIMIT)
+
     def _woken(self, wake: float | None, waiting: bool) -> bool:
         if self.reconnect_at is not None and self.now >= self.reconnect_at and self.vm.alive:
             self.connect()
@@ -443,8 +455,10 @@ class World:
         if wake is None or self.now < wake:
             return False
         if not waiting:
+            before = self.state
             self.step(Tick(self.now))
-        elif not any(isinstance(each, Reply) for each in self.queue):
+            return self.state.work is not before.work or self.state.actions != before.actions
+        if not any(isinstance(each, Reply) for each in self.queue):
             self.deadline = None
             self.step(Unknown(self.now, "no answer in time"))
         return True
@@ -466,7 +480,7 @@ class World:
             if whole != self.store.whole:
                 self.store = replace(self.store, whole=whole)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """A QEMU that has ended says what it still had to say, and then its monitor breaks."""
         if self.vm.alive or self.state.vm.link is Link.GONE or self.done:
             return

@@ -163,6 +163,7 @@ class SimulatedVm(Machine):
         schema.
         """
         due = sorted(self.timers.items(), key=_time)  # stable: what is due at the same time keeps its order
+        usual = self.profile.parameters
         return (
             (self.alive, self.connected, self.listening, self.runstate, self.guest, self.boots, self.panic_action),
             tuple((name, _micros(at - self.now)) for name, at in due),
@@ -170,7 +171,7 @@ class SimulatedVm(Machine):
             self._migration_key(),
             (self.dump.status, self.dumped()),
             self.capabilities,
-            tuple((name, repr(value)) for name, value in self.parameters.items()),
+            tuple((name, repr(value)) for name, value in self.parameters.items() if usual.get(name) != value),
             tuple(self.fds.items()),
             tuple(self.fdsets.items()),
             self.disks,
@@ -185,7 +186,8 @@ class SimulatedVm(Machine):
         stream = migration.stream.settled(self.now)
         return (
             (migration.status, migration.target, migration.background, migration.error, migration.passes),
-            (migration.polls_left, migration.stopped_it),
+            (migration.polls_left, migration.stopped_it, migration.old_state, migration.incoming),
+            migration.switched_at is None,
             (_pages(stream.left), _pages(stream.sent), _pages(stream.dirty), stream.rate, stream.dirtying),
         )
 

@@ -1,0 +1,109 @@
+"""Where a walk begins: which QEMU, what kind of guest and surroundings, what the user asked for?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from msgspec.structs import replace
+
+from tests.explore.world import World
+from vmtui.backend.core.model import Goal, OnStuck, Options, Strategy, Then
+from vmtui.backend.core.sim import PROFILES, CardState, Scenario
+
+PATIENCE = 2.0
+"""Seconds that the guest is given to let go of its card: a stuck one is cancelled soon, so that a walk is not all waiting."""
+SAVE = Options(output="/snap/vm.vmstate", unplug_timeout=PATIENCE)
+
+WISHES: dict[str, Options] = {
+    "save":        SAVE,
+    "background":  replace(SAVE, strategy=Strategy.BACKGROUND),
+    "stay-paused": replace(SAVE, then=Then.STAY_PAUSED),
+    "quit":        replace(SAVE, then=Then.QUIT),
+    "wait":        replace(SAVE, on_stuck=OnStuck.WAIT),
+    "resume":      Options(goal=Goal.RESUME),
+    "check":       replace(SAVE, goal=Goal.CHECK),
+}  # fmt: skip
+"""What the user asks for. `stop-first` is what `auto` chooses where no card is in play."""
+
+GUESTS: dict[str, Scenario] = {
+    "good":                 Scenario(),
+    "slow":                 Scenario(unplug_delay=1.0),
+    "never-ejects":         Scenario(unplug_delay=None),
+    "no-failover":          Scenario(primaries=0),
+    "two-cards":            Scenario(primaries=2),
+    "no-q35":               Scenario(q35=False),
+    "option-rom":           Scenario(option_rom=True),
+    "paused-by-other":      Scenario(paused_by_other="wait-unplug", unplug_delay=0.6),
+    "paused-after-unplug":  Scenario(paused_by_other="active"),
+    "continued-by-other":   Scenario(continued_by_other="paused"),
+    "resets":               Scenario(resets="wait-unplug", unplug_delay=0.6),
+    "resets-in-replug":     Scenario(resets="failed"),
+    "panics-pause":         Scenario(panics="wait-unplug", panic_action="pause", unplug_delay=0.6),
+    "panics-silently":      Scenario(panics="wait-unplug", panic_device=False, unplug_delay=0.6),
+    "panics-run":           Scenario(panics="wait-unplug", panic_action="none", unplug_delay=0.6),
+    "panics-exit":          Scenario(panics="wait-unplug", unplug_delay=0.6),
+    "panics-when-resumed":  Scenario(panics="running", panic_action="pause"),
+    "disk-full":            Scenario(write_fails_after=10_000_000),
+    "disk-full-at-once":    Scenario(write_fails_after=0),
+    "killed-unplugging":    Scenario(killed="wait-unplug"),
+    "killed-saving":        Scenario(killed="active"),
+    "killed-paused":        Scenario(killed="paused"),
+    "killed-completed":     Scenario(killed="completed"),
+    "killed-cancelling":    Scenario(killed="cancelling", unplug_delay=None),
+    "killed-in-replug":     Scenario(killed="failed"),
+    "slow-driver":          Scenario(drive_delay=1.0),
+    "slow-disk":            Scenario(disk_speed=100e6),
+}  # fmt: skip
+"""Those that a save can begin with."""
+
+RESUMED: dict[str, Scenario] = {
+    "good":           Scenario(),
+    "card-out":       Scenario(card=CardState.OUT),
+    "card-forgotten": Scenario(card=CardState.OUT, guest_forgot_card=True),
+    "paused-out":     Scenario(card=CardState.OUT, runstate="paused"),
+    "after-a-save":   Scenario(card=CardState.OUT, runstate="postmigrate"),
+    "two-cards-out":  Scenario(card=CardState.OUT, primaries=2),
+}  # fmt: skip
+"""Those that a resume can begin with."""
+
+REFUSED: dict[str, Scenario] = {
+    "card-out":        Scenario(card=CardState.OUT),
+    "paused":          Scenario(runstate="paused"),
+    "blocked":         Scenario(blocked_reasons=("VFIO device",)),
+    "migrating":       Scenario(migrating=True),
+}  # fmt: skip
+"""Those that pre-flight sends away."""
+
+WITH_GUESTS = {
+    "save":        tuple(GUESTS),
+    "background":  tuple(GUESTS),
+    "stay-paused": ("good", "no-failover", "two-cards", "continued-by-other", "disk-full", "never-ejects", "killed-completed"),
+    "quit":        ("good", "no-failover", "two-cards", "continued-by-other", "disk-full", "never-ejects", "killed-completed"),
+    "wait":        ("slow", "panics-pause", "paused-by-other"),
+    "check":       ("good",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One beginning; `Root(...)()` is a fresh world."""
+
+    profile: str
+    wish: str
+    guest: str
+
+    def __call__(self) -> World:
+        guests = RESUMED if self.wish == "resume" else GUESTS | REFUSED
+        return World(PROFILES[self.profile], guests[self.guest], WISHES[self.wish])
+
+    def __str__(self) -> str:
+        return f"{self.profile} {self.wish} {self.guest}"
+
+
+def roots(profiles: tuple[str, ...] = tuple(PROFILES)) -> Iterator[Root]:
+    """All of them."""
+    for profile, (wish, guests) in product(profiles, WITH_GUESTS.items()):
+        yield from (Root(profile, wish, guest) for guest in guests)
+    for profile in profiles:
+        yield from (Root(profile, "save", guest) for guest in REFUSED)
+        yield from (Root(profile, "resume", guest) for guest in RESUMED)
