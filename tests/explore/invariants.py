@@ -31,7 +31,7 @@ def judged(world: World) -> Verdict:
         outcome=world.work.outcome or Outcome.ATTENTION,
         runstate=vm.runstate if vm.alive else "ended",
         cards=tuple(vm.card.values()),
-        as_before=settings_as_before(world) and nothing_held(world),
+        as_before=not vm.alive or (settings_as_before(world) and nothing_held(world)),
         file=final or ("partial" if store.partial else "none"),
         migrating=vm.migrating,
     )

@@ -112,6 +112,8 @@ class _Walk:
             if self.found.steps % 256 == 0 and time.monotonic() > self.until:
                 self.found.complete = False
                 break
+        while stack:
+            self._leave(stack)
         self.found.states = len(self.known)
         return self.found
 

@@ -56,6 +56,7 @@ class Choice(StrEnum):
     REFUSE_KIND = "refuse-this-for-ever"
     """This command, or action of the store, is refused from now on."""
     REFUSE_ALL = "refuse-all-for-ever"
+    """Everything is, questions too, from a command that changes something on."""
     LOSE = "lose"
     LOSE_ALL = "lose-all-for-ever"
     """No event arrives any more; or, of a reply: no reply does."""
@@ -263,7 +264,9 @@ class World:
                 seen = point is Point.REPLY and isinstance(self.queue[0], Reply)
                 return not (seen or self.work.given_up or self.work.published)
             case Choice.REFUSE_ALL:
-                return "*" not in self.mode.refused
+                action = self.state.outstanding
+                asks = isinstance(action, Command) and action.learns is not None
+                return not asks and "*" not in self.mode.refused
             case Choice.REFUSE_KIND:
                 return self.state.outstanding is not None and name_of(self.state.outstanding) not in self.mode.refused
             case Choice.SWAP:

@@ -80,6 +80,9 @@ def _problems(state: State) -> list[str]:
         problems.append("the guest has panicked; take a core dump (QMP dump-guest-memory), then reset it")
     elif is_.should_run(state) and not is_.running(state):
         problems.append(f"the guest ran before and is {vm.runstate!r} now; resume it with cont, or reset it")
+    if work.given_up and work.has_partial:
+        problems.append(f"{work.options.output}.partial could not be removed")
+    problems += [f"QEMU keeps the file open (fd set {number}); take it back: QMP remove-fd" for number in vm.fdsets]
     if is_.migration_running(state):
         problems.append(f"a migration is still under way (status {vm.migration.status!r})")
     if not is_.should_stay_stopped(state):
