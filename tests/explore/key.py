@@ -12,7 +12,7 @@ from tests.explore.world import Message, Reply, Stored, World
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core.commands import Action, Command
 from vmtui.backend.core.events import AnyEvent, QmpEvent
-from vmtui.backend.core.model import Baseline, Fact, Phase, Primary, Vm, Workflow
+from vmtui.backend.core.model import Baseline, Fact, Phase, Primary, Strategy, Then, Vm, Workflow
 from vmtui.backend.core.state import State
 from vmtui.backend.core.workflow import ANY, NEEDS
 
@@ -20,6 +20,8 @@ LOOKED_BACK = {
     fact: max([age for needs in NEEDS.values() if 0 < (age := needs.get(fact, 0.0)) < ANY], default=0.0) for fact in Fact
 } | {Fact.YANK: is_.TIDYING_POLL}
 """Seconds after which a fact is simply old."""
+AFTER_PREFLIGHT = {fact for phase, needs in NEEDS.items() for fact in needs if phase is not Phase.PREFLIGHT} | {Fact.YANK}
+"""Facts that are looked at once more after the pre-flight."""
 TRIED = {
     "cancel": is_.PAUSE_BETWEEN_TRIES,
     "cont":   is_.PAUSE_BETWEEN_TRIES,
@@ -72,6 +74,7 @@ def _age(at: float | None, now: float, limit: float) -> int:
 def _facts(state: State, now: float) -> Hashable:
     vm, work = state.vm, state.work
     entered = work.entered if work else 0.0
+    beginning = work is None or work.phase is Phase.PREFLIGHT
     sent = state.sent_at if state.outstanding is not None else now
     return (
         vm.link,
@@ -85,6 +88,7 @@ def _facts(state: State, now: float) -> Hashable:
         frozenset(
             (fact, _age(at, now, LOOKED_BACK[fact]), at > state.read_at, at >= entered, at >= sent, at == now)
             for fact, at in vm.seen.items()
+            if beginning or fact in AFTER_PREFLIGHT
         ),
         state.read_at == now,
     )
@@ -114,13 +118,33 @@ def _work(state: State, now: float) -> Hashable:
         _baseline(work.baseline),
         _marks(work, now),
         frozenset(work.tries.items()),
-        tuple(_age(work.tried_at.get(what), now, limit) for what, limit in TRIED.items()),
+        tuple(_age(work.tried_at.get(what), now, TRIED[what]) for what in _looked_at_again(work)),
         (work.fd_passed, work.fdset, work.names, work.reserved, work.replug_fd, work.replug_accepted),
         (work.published, work.discarded, work.interrupt, work.untold, bool(work.alarms)),
         None if work.file is None else work.file.whole,
         None if work.place is None else work.place.problem,
         tuple(finding.code for finding in work.findings),
     )
+
+
+def _looked_at_again(work: Workflow) -> tuple[str, ...]:
+    """Of what was tried: when it was may still matter for these. RESUME is entered again only before `cont` was tried, or
+    where QEMU was to be ended."""
+    match work.phase:
+        case Phase.CANCEL:
+            return "cancel", "cont", "replug"
+        case Phase.RESUME:
+            return "cont", "replug"
+        case Phase.QUIT:
+            return ("quit",)
+        case Phase.PROVE:
+            return ()
+        case _ if "cont" not in work.tries or work.options.then is Then.QUIT:
+            return tuple(TRIED)
+        case Phase.REPLUG:
+            return ("replug",)
+        case _:
+            return ()
 
 
 def _baseline(baseline: Baseline | None) -> Hashable:
@@ -136,7 +160,7 @@ def _marks(work: Workflow, now: float) -> Hashable:
     waits = work.options.unplug_timeout if work.phase in (Phase.PREPARE, Phase.UNPLUG) else 0.0
     return (
         _age(marks.asked, now, waits),
-        _age(marks.completed, now, is_.CLOSES_UNSEEN),
+        _age(marks.completed, now, is_.CLOSES_UNSEEN if work.strategy is Strategy.BACKGROUND else 0.0),
         _age(marks.lost, now, is_.LOST_LIMIT),
         (marks.unplugged is None, marks.stopped is None, marks.resumed is None, marks.bytes_at_stop is None),
         (marks.cancel_sent is None),
