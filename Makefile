@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MINUTES ?= 10
+DEPTH ?= 2
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo check test fuzz mutate bench docs pictures clean
+.PHONY: help demo check test explore fuzz mutate bench docs pictures clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -25,9 +27,10 @@ check: $(BIN)/.ready ## format, lint, types, layers and the fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.workflow_doc --check
-	$(BIN)/python -m pytest -q -m "not real" -n $(JOBS)
+	$(BIN)/python -m pytest -q -m "not real and not slice" -n $(JOBS)
 
 test: check ## everything, with every real QEMU that can be had
+	$(BIN)/python -m pytest -q -m slice -n $(JOBS)
 	tools/setup-host qemu more-qemus
 	$(BIN)/python -m pytest -q -m real -n $(JOBS) --dist loadgroup
 
@@ -36,6 +39,9 @@ fuzz: $(BIN)/.ready ## wrong messages and streams from new seeds, for VMTUI_FUZZ
 
 mutate: $(BIN)/.ready ## delete or weaken each rule of the workflow in turn: the core tests must notice
 	$(BIN)/python -m tools.mutate
+
+explore: $(BIN)/.ready ## walk every way a save can go wrong, for MINUTES (10), DEPTH (2) faults deep
+	$(BIN)/python -m tests.explore --minutes $(MINUTES) --depth $(DEPTH) --jobs $(JOBS)
 
 bench: $(BIN)/.ready ## measure, against the steps driven by hand and the classic recipe
 	tools/setup-host qemu
