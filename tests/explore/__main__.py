@@ -1,7 +1,7 @@
 """`make explore`: walk from every root, as deep as the time allows, and say what was found.
 
-First every root with one deviation, then with two, and so on up to `--depth`, the roots that matter most first. What could not be
-finished in time is said. Exits with 1 where an invariant does not hold.
+First every root with one deviation, then with two, and so on up to `--depth`, the roots that matter most first. What
+could not be finished in time is said. Exits with 1 where an invariant does not hold.
 """
 
 import argparse
@@ -77,7 +77,9 @@ def _shown(recipe: Recipe) -> str:
 
 
 def _report(done: list[Done]) -> None:
-    print(f"{'depth':>5} {'roots':>11} {'states':>12} {'transitions':>12} {'runs walked':>12} {'paths':>14} {'states/s':>9}")
+    print(
+        f"{'depth':>5} {'roots':>11} {'states':>12} {'transitions':>12} {'runs walked':>12} {'paths':>14} {'states/s':>9}"
+    )
     for depth in sorted({each.task.depth for each in done}):
         _line(str(depth), [each for each in done if each.task.depth == depth])
     _line("all", done)

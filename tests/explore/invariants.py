@@ -76,9 +76,9 @@ def _broken_quietly(world: World) -> Iterator[str]:
     if world.store.partial:
         yield f"a partial file is left, {said}"
     if not vm.alive:
-        if work.outcome is not Outcome.SAVED or work.options.then is not Then.QUIT:
-            if work.baseline is not None:
-                yield f"QEMU has ended, {said}"
+        meant = work.outcome is Outcome.SAVED and work.options.then is Then.QUIT
+        if work.baseline is not None and not meant:
+            yield f"QEMU has ended, {said}"
         return
     if work.baseline is None:
         return

@@ -9,7 +9,7 @@ from vmtui.backend.core.model import Goal, OnStuck, Options, Strategy, Then
 from vmtui.backend.core.sim import PROFILES, CardState, Scenario
 
 PATIENCE = 2.0
-"""Seconds that the guest is given to let go of its card: a stuck one is cancelled soon, so that a walk is not all waiting."""
+"""Seconds that the guest is given to let go of its card: a stuck one is cancelled soon, or a walk is all waiting."""
 SAVE = Options(output="/snap/vm.vmstate", unplug_timeout=PATIENCE)
 
 WISHES: dict[str, Options] = {
@@ -74,10 +74,12 @@ REFUSED: dict[str, Scenario] = {
 
 WITH_GUESTS = {
     "save":        tuple(GUESTS),
-    "background":  ("good", "never-ejects", "no-failover", "two-cards", "no-q35", "paused-by-other", "panics-pause", "disk-full",
-                    "killed-saving", "killed-completed", "slow-disk"),
-    "stay-paused": ("good", "no-failover", "two-cards", "continued-by-other", "disk-full", "never-ejects", "killed-completed"),
-    "quit":        ("good", "no-failover", "two-cards", "continued-by-other", "disk-full", "never-ejects", "killed-completed"),
+    "background":  ("good", "never-ejects", "no-failover", "two-cards", "no-q35", "paused-by-other", "panics-pause",
+                    "disk-full", "killed-saving", "killed-completed", "slow-disk"),
+    "stay-paused": ("good", "no-failover", "two-cards", "continued-by-other", "disk-full", "never-ejects",
+                    "killed-completed"),
+    "quit":        ("good", "no-failover", "two-cards", "continued-by-other", "disk-full", "never-ejects",
+                    "killed-completed"),
     "wait":        ("slow", "panics-pause", "paused-by-other"),
     "check":       ("good",),
 }  # fmt: skip

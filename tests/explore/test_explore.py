@@ -1,11 +1,11 @@
-"""No ending is bad: a fixed slice of what `make explore` walks, random plans that are too deep for it, and is the walk itself sound?"""
+"""No ending is bad: a fixed slice of what `make explore` walks, random stories too deep for it, and is the walk sound?"""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.explore.invariants import Verdict, broken, judged, waits_as_asked
-from tests.explore.roots import Root, roots
+from tests.explore.roots import GUESTS, Root, roots
 from tests.explore.walk import Found, replay, walk
 from tests.explore.world import FOR_EVER, Choice, World
 from vmtui.backend.core.model import Outcome
@@ -35,6 +35,13 @@ def test_no_fault_once_or_for_ever_makes_a_bad_ending(root: Root) -> None:
     found = walk(root, 1)
     assert not found.failures, told(found)
     assert found.complete
+
+
+@pytest.mark.slice
+@pytest.mark.parametrize("guest", GUESTS)
+def test_a_cancel_or_a_broken_connection_at_any_point_is_no_bad_ending_for_any_guest(guest: str) -> None:
+    found = walk(Root("stock-10.0", "save", guest), 1, kinds=[Choice.CANCEL, Choice.DROP])
+    assert not found.failures, told(found)
 
 
 STORIES = st.lists(st.tuples(st.integers(0, 40), st.sampled_from(sorted(Choice))), max_size=8)

@@ -1,7 +1,7 @@
 """Every way from a root to an end with at most so many deviations, each state looked at once.
 
-Depth first, over choice points. A state that is known (`key`) is not walked again: the paths on from it are counted already.
-A failure comes with its recipe, the deviations by the number of the step, which `replay` plays again from the beginning.
+Depth first, over choice points. A state that is known (`key`) is not walked again: the paths on from it are counted
+already. A failure comes with its recipe, the deviations by the number of the step: `replay` plays it from the beginning.
 """
 
 import time

@@ -1,8 +1,8 @@
 """The workflow and the twin together, one small step at a time: what happens next, and what may go wrong there?
 
-A `World` is the engine's stand-in. It carries messages, keeps a pretended store and moves the clock; there is no I/O and no
-recursion, so that it can be cloned at any point and go on differently. `point()` says what is about to happen, `take()` lets
-it happen, or makes it go wrong.
+A `World` is the engine's stand-in. It carries messages, keeps a pretended store and moves the clock; there is no I/O and
+no recursion, so that it can be cloned at any point and go on differently. `point()` says what is about to happen, `take()`
+lets it happen, or makes it go wrong.
 """
 
 import json
@@ -13,11 +13,33 @@ from typing import Any, Self
 
 from tests.core.recorded import schema
 from vmtui.backend.core import commands, workflow
-from vmtui.backend.core.commands import Action, Command, Discard, Fd, Learned, Offered, Publish, Read, Reserve, Survey
-from vmtui.backend.core.commands import Surveyed, Verify
+from vmtui.backend.core.commands import (
+    Action,
+    Command,
+    Discard,
+    Fd,
+    Learned,
+    Offered,
+    Publish,
+    Read,
+    Reserve,
+    Survey,
+    Surveyed,
+    Verify,
+)
 from vmtui.backend.core.conditions import LOST_LIMIT
-from vmtui.backend.core.events import Answered, AnyEvent, Cancel, Connected, Disconnected, QmpEvent, Refused, Tick, Unknown
-from vmtui.backend.core.events import Wish
+from vmtui.backend.core.events import (
+    Answered,
+    AnyEvent,
+    Cancel,
+    Connected,
+    Disconnected,
+    QmpEvent,
+    Refused,
+    Tick,
+    Unknown,
+    Wish,
+)
 from vmtui.backend.core.model import Features, FileReport, Link, Options, Phase, Place, Vm, Workflow
 from vmtui.backend.core.sim import STOCK_10_0, FdKind, Profile, Scenario, SimulatedVm
 from vmtui.backend.core.state import State
@@ -30,7 +52,11 @@ BACK_AFTER = 0.2
 READING = 0.1
 """Seconds that the file takes to be read through."""
 STATE_NUMBER, PIPE_NUMBER = 7, 8
-DESCRIPTORS = {Fd.STATE: (STATE_NUMBER, FdKind.FILE), Fd.BROKEN_PIPE: (PIPE_NUMBER, FdKind.BROKEN), None: (None, FdKind.PIPE)}
+DESCRIPTORS = {
+    Fd.STATE: (STATE_NUMBER, FdKind.FILE),
+    Fd.BROKEN_PIPE: (PIPE_NUMBER, FdKind.BROKEN),
+    None: (None, FdKind.PIPE),
+}
 LIMIT = 900.0
 """Simulated seconds in which every workflow must have ended."""
 
