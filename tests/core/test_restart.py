@@ -1,7 +1,6 @@
 """The engine is dropped at every point; a new one, given only the journal and the VM, ends as well."""
 
 from collections.abc import Callable, Iterable, Iterator
-from copy import copy
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 from itertools import count
@@ -10,11 +9,11 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from tests.core.play import STATE_NUMBER, Play
+from tests.core.play import Play
 from tests.core.test_faults import PROFILES, SAVE, STRATEGIES, check, name_of
-from vmtui.backend.core.commands import Action, Command, Discard, Reserve, Verify
-from vmtui.backend.core.events import Answered, AnyEvent, Connected, Event, Refused, Restarted, Tick, Wish
-from vmtui.backend.core.model import FileReport, Options, Outcome, Phase, Strategy, Then, Vm
+from vmtui.backend.core.commands import Action, Command, Reserve, Verify
+from vmtui.backend.core.events import Answered, AnyEvent, Connected, Event, Restarted, Tick, Wish
+from vmtui.backend.core.model import Options, Outcome, Phase, Strategy, Then, Vm
 from vmtui.backend.core.recovery import OtherRules, recovered
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.sim import STOCK_10_0, Profile, Scenario
@@ -51,19 +50,25 @@ class Kill:
     """Seconds until there is a new engine."""
 
 
-@dataclass
 class Mortal(Play):
     """A play that keeps a journal, and whose engine can be killed and begun again."""
 
-    kills: tuple[Kill, ...] = ()
-    fork: Callable[["Mortal", Kill], None] | None = None
-    """Called wherever the engine can end: it may call `ended`."""
-    start_time: int = 0
-    rebooted: bool = False
-    """With its engine ends the whole host, and QEMU."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __init__(
+        self,
+        profile: Profile = STOCK_10_0,
+        options: Options = SAVE,
+        scenario: Scenario | None = None,
+        *,
+        start_time: int = 0,
+        kills: tuple[Kill, ...] = (),
+        fork: Callable[["Mortal", Kill], None] | None = None,
+        rebooted: bool = False,
+    ) -> None:
+        """`fork` is called wherever the engine can end: it may call `ended`. `rebooted`: with its engine ends the whole
+        host, and QEMU."""
+        super().__init__(profile, scenario, options)
+        self.kills, self.fork, self.rebooted = kills, fork, rebooted
+        self.start_time = start_time
         self.journal: list[bytes] = []
         self.lines = 0
         self.committed = 0
@@ -73,13 +78,10 @@ class Mortal(Play):
         """Of the QEMU that the next engines find."""
         self.polling = False
         """The line that is written is a query, its answer or the time."""
-        self.whole = False
-        """The twin has written the whole state: asked of the twin, not of vmtui."""
 
     def run(self) -> Result:
         try:
-            self.connect()
-            self.step(Wish(self.now, self.options))
+            self.start()
         except Killed:
             self.restart()
         return self.go_on()
@@ -94,9 +96,8 @@ class Mortal(Play):
 
     def ended(self, *kills: Kill) -> "Mortal":
         """The same world, whose engine ends here."""
-        world = copy(self)
-        world.vm, world.store, world.fork = self.vm.clone(), copy(self.store), None
-        world.journal, world.sent, world.kills = list(self.journal), list(self.sent), kills
+        world = self.clone()
+        world.journal, world.sent, world.kills, world.fork = list(self.journal), list(self.sent), kills, None
         world.restart()
         return world
 
@@ -113,14 +114,15 @@ class Mortal(Play):
             self.known_first = self.state.vm
         if self.state.work is not None or isinstance(event, Wish):
             self._write(event)
-        self._look()
         super().step(event)
 
-    def _perform(self, action: Action) -> None:
+    def perform(self) -> None:
+        action = self.state.outstanding
+        assert action is not None
         self._write(action)
         if isinstance(action, Reserve) or (isinstance(action, Command) and action.learns is None):
             self.committed = self.committed or len(self.journal)
-        super()._perform(action)
+        super().perform()
 
     def _write(self, told: Told) -> None:
         self.lines += 1
@@ -137,42 +139,26 @@ class Mortal(Play):
         if any(kill.line == self.lines and kill.after for kill in self.kills):
             raise Killed
 
-    def _look(self) -> None:
-        migration = self.vm.migration
-        if migration is not None and migration.target.target == STATE_NUMBER:
-            self.whole = migration.status == "completed"
-
-    def _stored(self, action: Action) -> AnyEvent:
-        if isinstance(action, Reserve) and (self.store.partial or self.store.published):
-            return Refused(self.now, "File exists", "StoreError")
-        if isinstance(action, Discard) and self.store.refuse != "discard":
-            self.store.published = False
-        return super()._stored(action)
-
-    def _read_through(self) -> FileReport:
-        self._look()
-        return FileReport(1000, self.whole, "" if self.whole else "it breaks off", runstate="paused")
-
     # --- a new engine ---------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
         """Only the journal and the VM are left of it."""
         kill = next(each for each in self.kills if each.line == self.lines)
+        self.queue, self.held, self.deadline = (), None, None
         if self.rebooted:
             self.vm.alive = False
             self.now = 0.0  # of another clock
         else:
             self.vm.disconnect(self.now)
-            self.now += kill.dead
-        self.vm.advance(self.now)
-        self._look()
+            self._move_to(self.now + kill.dead)
         self.journal = self.journal[: max(len(self.journal) - kill.lost, self.committed)]
         state = recovered(self.known_first, map(_told, self.journal)) if self.committed else None
         if state is None:
             self.state = replace(self.state, work=None)
             return
-        self.state = state
-        self._reconnect_at = self.now + 0.01
+        self.state, self.queue = state, ()
+        self.performed = state.actions
+        self.reconnect_at = self.now + 0.01
         try:
             there, published = self.store.partial or self.store.published, self.store.published
             self.step(Restarted(self.now, self.rebooted, there, published))
@@ -300,7 +286,7 @@ def test_after_a_reboot_a_whole_state_is_kept_and_half_a_one_is_removed(profile:
 
     for ends, play in endings(profile, replace(SAVE, then=then), every=2, kills=kills, rebooted=True):
         assert report(play.state).runstate == "gone"
-        assert play.store.published == play.whole, ends
+        assert play.store.published == play.store.whole, ends
         assert not play.store.partial, ends
 
 

@@ -8,11 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from tests.core.play import Fault, Play
+from tests.explore.world import Store
 from tools.mutate import EQUIVALENT, mutants
+from vmtui.backend.core import workflow
 from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
 from vmtui.backend.core.errors import Exit
-from vmtui.backend.core.events import AnyEvent, Disconnected, QmpEvent, Tick
-from vmtui.backend.core.model import FileReport, Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
+from vmtui.backend.core.events import AnyEvent, QmpEvent, Tick
+from vmtui.backend.core.model import Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
 from vmtui.backend.core.sim.target import Fd, Target
 
@@ -43,7 +45,7 @@ def settings(play: Play, name: str) -> list[dict[str, Any]]:
 
 def test_where_the_file_cannot_be_reserved_the_open_file_of_another_vmtui_is_left_alone() -> None:
     play = Play()
-    play.store.refuse = "reserve"
+    play.store = Store(refuse="reserve")
     play.vm.fdsets = {3: ((Fd(9, FdKind.FILE), 17, "vmtui-state"),)}
     play.run()
     assert list(play.vm.fdsets) == [3]
@@ -224,7 +226,7 @@ def refusing(name: str, phase: Phase | None = None, until: float = 1e9) -> Fault
 
 def test_a_place_where_no_file_can_be_made_is_refused_before_anything_is_touched() -> None:
     play = Play()
-    play.store.problem = "it is there already"
+    play.store = Store(problem="it is there already")
     assert play.run().outcome is Outcome.REFUSED
     assert Reserve not in {type(each) for each in play.sent}
 
@@ -548,7 +550,7 @@ QUIT = replace(SAVE, then=Then.QUIT)
 
 def test_where_the_only_copy_is_kept_is_told() -> None:
     play = Play(scenario=Scenario(killed="completed"))
-    play.store.refuse = "publish"
+    play.store = Store(refuse="publish")
     assert any("/snap/vm.vmstate.partial; look at it with vmtui verify" in note for note in play.run().notes)
 
 
@@ -579,21 +581,22 @@ def test_a_qemu_that_does_not_quit_is_told_and_was_asked_more_than_once_but_not_
 class OverTcp(Play):
     """Nobody knows QEMU's process: its end looks like a lost connection."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.pid = 0
+    def settle(self) -> None:
+        if self.vm.alive or self.done:
+            return
+        if self.linked:
+            self.drop(for_good=True)
 
-    def _die(self) -> None:
-        self._deliver()
-        self._reconnect_at = None
-        if self.state.vm.link is Link.UP:
-            self.step(Disconnected(self.now, Link.LOST, "the monitor's connection broke"))
-        else:
-            self.step(Tick(self.now))
+    def _wait(self) -> None:
+        if self.vm.alive:
+            super()._wait()
+            return
+        self.now = workflow.wake(self.state) or self.now + 1
+        self.step(Tick(self.now))
 
 
 def test_a_qemu_at_a_tcp_port_that_is_gone_after_quit_has_quit() -> None:
-    play = OverTcp(options=QUIT)
+    play = OverTcp(options=QUIT, pid=0)
     assert play.run().outcome is Outcome.SAVED
     assert play.now < 10
 
@@ -728,8 +731,11 @@ def test_a_qemu_whose_monitor_is_lost_for_a_moment_when_it_is_to_quit_quits_all_
 
 
 class BrokenFile(Play):
-    def _read_through(self) -> FileReport:
-        return FileReport(4711, False, "it breaks off")
+    """The disk loses the end of what was written to it."""
+
+    def _collect(self) -> None:
+        super()._collect()
+        self.store = dataclasses.replace(self.store, whole=False)
 
 
 @pytest.mark.parametrize("then", Then)
@@ -744,7 +750,7 @@ def test_a_file_that_breaks_off_is_no_snapshot(then: Then) -> None:
 
 def test_a_paused_guest_whose_save_failed_stands_still_as_before() -> None:
     play = stop_first(runstate="paused")
-    play.store.refuse = "verify"
+    play.store = Store(refuse="verify")
     assert play.run().outcome is Outcome.FAILED
     assert not play.commands("cont")
 

@@ -407,6 +407,8 @@ class World:
         match action:
             case Survey(path):
                 learned = Surveyed(Place(path, self.store.problem, self.store.free))
+            case Reserve() if self.store.partial or self.store.published:
+                return Refused(self.now, "File exists", "StoreError")
             case Reserve():
                 self.store = replace(self.store, partial=True)
             case Verify() if self.work.interrupt:
@@ -418,7 +420,7 @@ class World:
             case Publish():
                 self.store = replace(self.store, partial=False, published=True)
             case Discard():
-                self.store = replace(self.store, partial=False)
+                self.store = replace(self.store, partial=False, published=False)
         return Answered(self.now, learned)
 
     # --- messages -----------------------------------------------------------------------------------------------------
@@ -452,7 +454,10 @@ class World:
     def meaning(self, command: Command, reply: dict[str, Any]) -> AnyEvent:
         if "error" in reply:
             return Refused(self.now, reply["error"]["desc"], reply["error"]["class"])
-        return Answered(self.now, understand(command, reply["return"]))
+        try:
+            return Answered(self.now, understand(command, reply["return"]))
+        except commands.ReplyError as error:
+            return Refused(self.now, str(error), "BadReply")
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
