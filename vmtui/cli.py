@@ -410,6 +410,9 @@ def _add_sim(commands: Any) -> None:
         "--scenario", action="extend", nargs="+", metavar="S", help="what happens to them; --list shows all, they combine"
     )
     parser.add_argument("--list", action="store_true", help="the scenarios, a line for each")
+    parser.add_argument(
+        "--second-monitor", action="store_true", help="each has another monitor, SOCKET.monitor, to look through"
+    )
     parser.add_argument("--replay", type=Path, metavar="JOURNAL", help="play QEMU's part of a recorded journal")
     _add_pace(parser, "256M")
     parser.add_argument("--seed", type=int, metavar="N", help="let the guests differ, in the same way each time")

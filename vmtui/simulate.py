@@ -76,7 +76,9 @@ def _specs(given: argparse.Namespace) -> Iterator[Spec]:
     for number in range(1, given.count + 1):
         name = told.name if told else given.name if given.count == 1 else f"{given.name}{number}"
         path = given.socket or private_directory(given.dir.absolute()) / f"{re.sub('[^A-Za-z0-9._-]', '_', name)[:60]}.qmp"
-        yield Spec(name, profile, varied(made, given.seed, name), Path(path).absolute(), told)
+        path = Path(path).absolute()
+        monitor = path.with_name(f"{path.name}.monitor") if given.second_monitor else None
+        yield Spec(name, profile, varied(made, given.seed, name), path, told, monitor)
 
 
 def read_story(journal: Path) -> Story:

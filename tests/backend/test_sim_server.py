@@ -1,6 +1,7 @@
 """The simulated server speaks QMP as QEMU does, writes real files, and lives on whatever its clients do."""
 
 import asyncio
+import errno
 import json
 import os
 import select
@@ -272,6 +273,45 @@ def test_a_second_client_gets_no_greeting_until_the_first_is_gone(tmp_path: Path
             assert "QMP" in second.next()
 
 
+def test_a_second_monitor_shows_the_same_vm_while_a_client_holds_the_first(tmp_path: Path) -> None:
+    spec = Spec("vm1", STOCK_10_0, World(), tmp_path / "vm1.qmp", monitor=tmp_path / "vm1.monitor.qmp")
+    assert spec.monitor is not None
+    with Server(tmp_path, specs=[spec]) as server, server.client() as first, Client(spec.monitor) as second:
+        assert second.greeting == first.greeting
+        assert second.ask("foo", id=1) == first.ask("foo", id=1)
+        assert second.ask("qmp_capabilities") == first.ask("qmp_capabilities")
+        first.ask("stop")
+        assert second.until("STOP")["timestamp"]["seconds"] == pytest.approx(time.time(), abs=5)
+        assert second.ask("query-status")["return"]["status"] == "paused"
+        second.ask("cont")
+        first.until("RESUME")
+        assert second.ask("dump-guest-memory", {"paging": False, "protocol": "file:/dev/null"})["error"]
+        second.send(b"foo\n")
+        assert second.next() == error("JSON parse error, invalid keyword 'foo'")
+        second.sock.close()
+        with Client(spec.monitor, negotiate=False) as third:
+            third.next()
+            assert third.ask("query-name")["error"]["class"] == "CommandNotFound"
+            assert third.ask("qmp_capabilities") == {"return": {}}
+            assert third.ask("query-name") == {"return": {"name": "vm1"}}
+            assert third.ask("quit") == {"return": {}}
+            first.until("SHUTDOWN", reason="host-qmp-quit")
+            with pytest.raises(EOFError):
+                third.next()
+        assert not server.path.exists()
+        assert not spec.monitor.exists()
+
+
+@pytest.mark.parametrize("nmi", [("inject-nmi", {}), ("human-monitor-command", {"command-line": "nmi"})])
+def test_an_nmi_is_a_panic(tmp_path: Path, nmi: tuple[str, Message]) -> None:
+    with Server(tmp_path, world(["panic-action=pause"])) as server, server.client() as client:
+        client.ask("stop")
+        assert "stands" in client.ask(*nmi)["error"]["desc"]
+        client.ask("cont")
+        assert "return" in client.ask(*nmi)
+        assert client.ask("query-status")["return"]["status"] == "guest-panicked"
+
+
 # --- what it survives -------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +363,9 @@ def test_a_killed_body_is_a_killed_qemu(tmp_path: Path) -> None:
         with pytest.raises(EOFError):
             client.next()
         assert not process_alive(record.pid, record.start_time)
-        assert not server.path.exists()
+        assert server.path.exists(), "as a killed QEMU leaves it"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as late:
+            assert late.connect_ex(str(server.path)) == errno.ECONNREFUSED
 
 
 def test_no_body_outlives_a_server_that_was_killed(tmp_path: Path) -> None:

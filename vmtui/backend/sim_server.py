@@ -1,8 +1,8 @@
 """How does a simulated VM become a QMP monitor that any client may talk to?
 
-The twin (`core.sim`) says what QEMU would say; here are the socket, the clock and the files. As with QEMU: one client at
-a time, and the next one waits without a greeting; a stream of JSON values, not lines; descriptors over the socket, which
-are really written; a file is complete before the event that says so.
+The twin (`core.sim`) says what QEMU would say; here are the sockets, the clock and the files. As with QEMU: one client at
+a time for each monitor, and the next one waits without a greeting; a stream of JSON values, not lines; descriptors over the
+socket, which are really written; a file is complete before the event that says so.
 
 No task and no thread per VM: a VM that nobody talks to costs nothing. While something is being written the twin's clock
 stands still, so that a slow disk makes the save slow, and nothing else wrong.
@@ -60,6 +60,8 @@ class Spec:
     """Of its socket."""
     story: Story | None = None
     """A journal whose QEMU it plays, instead of living in `world`."""
+    monitor: Path | None = None
+    """Of a second monitor's socket, to look through while a client holds the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class Qemu:
         self._job: asyncio.Future[dict[int | str, str]] | None = None
         self._listener: socket.socket | None = None
         self._client: _Client | None = None
+        self._second: _SecondMonitor | None = None
         self._body: Body | None = None
         self._record: Path | None = None
         self._drop_at: When | None = self._behaviour.drops
@@ -158,17 +161,22 @@ class Qemu:
         path, vm = str(self.spec.path), self.vm
         try:
             self._listener = _listening(path)
+            sockets = [path]
+            if self.spec.monitor is not None:
+                self._second = _SecondMonitor(self.spec.monitor, self.vm, self._loop, self._answer_second)
+                sockets.append(str(self.spec.monitor))
             machine = machine_of(vm)
             panic_device = self.spec.world.scenario.panic_device
-            words = command_line(vm.name, uuid(vm), machine, vm.ram, path, panic_device=panic_device)
+            words = command_line(vm.name, uuid(vm), machine, vm.ram, sockets, panic_device=panic_device)
             self._body = Body(lifeline, words)
             peer = process(self._body.pid)
             start_time = peer.start_time if peer else 0
-            record = Record(vm.name, uuid(vm), path, machine, vm.ram, self._body.pid, start_time)
+            second = str(self.spec.monitor or "")
+            record = Record(vm.name, uuid(vm), path, machine, vm.ram, self._body.pid, start_time, second)
             self._record = write_record(record)
         except OSError as error:
             raise StoreError(f"cannot serve {path}: {os.strerror(error.errno or 0)}") from error
-        self._loop.add_reader(self._body.pidfd, self._die)
+        self._loop.add_reader(self._body.pidfd, self._killed)
         self._listen()
         self._turn()
         return record
@@ -176,12 +184,24 @@ class Qemu:
     async def close(self) -> None:
         """End, and leave nothing."""
         self._die()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
         if self._job is not None:
             await self._job
         self._files.close()
 
-    def _die(self) -> None:
-        """QEMU is gone: its monitor's connection breaks last, so that whoever looks then sees that it has ended."""
+    @property
+    def _paths(self) -> tuple[Path, ...]:
+        """Of the sockets that it has made."""
+        made = self.spec.path if self._listener else None, self.spec.monitor if self._second else None
+        return tuple(path for path in made if path is not None)
+
+    def _killed(self) -> None:
+        """A QEMU that is killed leaves its sockets behind, with nobody there."""
+        self._die(leaving_sockets=True)
+
+    def _die(self, *, leaving_sockets: bool = False) -> None:
+        """QEMU is gone: its monitors' connections break last, so that whoever looks then sees that it has ended."""
         if self.ended:
             return
         self.ended = True
@@ -195,10 +215,13 @@ class Qemu:
         if self._listener is not None:
             self._loop.remove_reader(self._listener)
             self._listener.close()
-            self.spec.path.unlink(missing_ok=True)
+        for path in () if leaving_sockets else self._paths:
+            path.unlink(missing_ok=True)
         if self._client is not None:
             self._client.close()
             self._client = None
+        if self._second is not None:
+            self._second.close()
         if self._job is None:
             self._files.close()
         self._on_end()
@@ -217,7 +240,7 @@ class Qemu:
         if self._job is not None:
             return  # what is being written calls again
         if not self.vm.alive:
-            self._die()
+            self._die(leaving_sockets=self.vm.killed)
             return
         self._files.tidy()
         self._schedule()
@@ -300,6 +323,8 @@ class Qemu:
             self._holds = False
             self._send(b"".join(self._held))
             self._held.clear()
+            if self._second is not None:
+                self._second.release()
             self._settle()  # and let some time pass before more is written
 
     # --- the client
@@ -368,9 +393,28 @@ class Qemu:
             self._files.owns(fd)
             self._wire.receive(value, self.vm.now, fd, kind_of(fd))
 
+    def _answer_second(self, values: Sequence[Any]) -> None:
+        """What comes in at the second monitor."""
+        assert self._second is not None
+        for value in values:
+            if not self.vm.alive:
+                return
+            self._catch_up()
+            complaint = _complaint(value)
+            if complaint is not None:
+                reply: Message = {"error": {"class": "GenericError", "desc": complaint}}
+            else:
+                reply = self.vm.ask(value, self.vm.now)
+            self._look()
+            self._say_all()
+            self._second.say(reply, hold=self._holds)
+        self._turn()
+
     # --- what is said
 
     def _say_all(self) -> None:
+        if self._second is not None:
+            self._second.tell(self._stamp, hold=self._holds)
         for message in self._wire.output():
             if self._muted and "return" in message and message.get("id") in self._muted:
                 self._muted.remove(message.get("id"))
@@ -547,6 +591,66 @@ class _Client:
             self._loop.remove_writer(self._sock)
             self._sock.close()
             self._close_fds()
+
+
+class _SecondMonitor:
+    """A monitor to look through while a client holds the first: commands, replies and events, no descriptors, no faults."""
+
+    def __init__(
+        self, path: Path, vm: SimulatedVm, loop: asyncio.AbstractEventLoop, receive: Callable[[Sequence[Any]], None]
+    ) -> None:
+        """Listens. Raises OSError, UsageError."""
+        self._vm = vm
+        self._loop = loop
+        self._receive = receive
+        self._client: _Client | None = None
+        self._held: list[bytes] = []
+        """What is to be said once what is being written is written."""
+        self._listener = _listening(str(path))
+        loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        self._loop.remove_reader(self._listener)
+        self._client = _Client(sock, self._loop, self._receive, self._hang_up)
+        self.say(self._vm.greeting(), hold=False)
+
+    def _hang_up(self) -> None:
+        self._end_client()
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _end_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self._held.clear()
+        self._vm.watched = False
+        self._vm.overheard.clear()
+
+    def tell(self, stamp: Callable[[dict[str, int]], dict[str, int]], *, hold: bool) -> None:
+        """The events since this was last called, with the time of day."""
+        events, self._vm.overheard = self._vm.overheard, []
+        for event in events:
+            self.say({**event, "timestamp": stamp(event["timestamp"])}, hold=hold)
+
+    def say(self, message: Message, *, hold: bool) -> None:
+        self._held.append(json.dumps(message).encode() + b"\r\n")
+        if not hold:
+            self.release()
+
+    def release(self) -> None:
+        """Say what was held."""
+        data, self._held = b"".join(self._held), []
+        if self._client is not None and data and not self._client.send(data):
+            self._hang_up()
+
+    def close(self) -> None:
+        self._end_client()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
 
 
 class _Files:

@@ -31,6 +31,8 @@ class Record(msgspec.Struct, frozen=True):
     """Bytes."""
     pid: int
     start_time: int
+    monitor: str = ""
+    """The second monitor's socket, if there is one."""
 
 
 def write_record(record: Record) -> Path:
@@ -50,8 +52,10 @@ def records(directory: Path) -> Iterator[Record]:
                 yield msgspec.json.decode(path.read_bytes(), type=Record)
 
 
-def command_line(name: str, uuid: str, machine: str, memory: int, path: str, *, panic_device: bool) -> tuple[str, ...]:
-    """What a QEMU with this VM in it would have been started with, as far as anybody looks."""
+def command_line(
+    name: str, uuid: str, machine: str, memory: int, paths: Sequence[str], *, panic_device: bool
+) -> tuple[str, ...]:
+    """What a QEMU with this VM in it would have been started with, as far as anybody looks. `paths`: of its monitors."""
     options = (
         "-name",
         name,
@@ -61,8 +65,7 @@ def command_line(name: str, uuid: str, machine: str, memory: int, path: str, *, 
         machine,
         "-m",
         f"{memory >> 20}M",
-        "-qmp",
-        f"unix:{path},server=on",
+        *(word for path in paths for word in ("-qmp", f"unix:{path},server=on")),
     )
     return (*options, "-device", "pvpanic") if panic_device else options
 

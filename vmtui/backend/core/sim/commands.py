@@ -57,6 +57,11 @@ def _quit(vm: Machine, _: Arguments) -> Any:
     return {}
 
 
+def _inject_nmi(vm: Machine, _: Arguments) -> Any:
+    vm.nmi()
+    return {}
+
+
 def _set_action(vm: Machine, arguments: Arguments) -> Any:
     vm.panic_action = arguments.get("panic", vm.panic_action)
     return {}
@@ -475,6 +480,7 @@ COMMANDS: dict[str, Command] = {
     "dump-guest-memory":                  _dump_guest_memory,
     "getfd":                              _getfd,
     "human-monitor-command":              _human_monitor_command,
+    "inject-nmi":                         _inject_nmi,
     "migrate":                            _migrate,
     "migrate-continue":                   _migrate_continue,
     "migrate-incoming":                   _migrate_incoming,

@@ -63,8 +63,8 @@ class Machine:
 
     __slots__ = (
         "_closed", "_since", "_surprises", "alive", "boots", "capabilities", "cards", "disks", "dump", "fds",
-        "fdsets", "guest", "listening", "migration", "name", "now", "out", "panic_action", "parameters", "passed",
-        "profile", "ram", "runstate", "scenario", "stopped", "timers",
+        "fdsets", "guest", "killed", "listening", "migration", "name", "now", "out", "overheard", "panic_action",
+        "parameters", "passed", "profile", "ram", "runstate", "scenario", "stopped", "timers", "watched",
     )  # fmt: skip
 
     def __init__(self, profile: Profile, scenario: Scenario, ram: int, name: str, now: float) -> None:
@@ -75,7 +75,12 @@ class Machine:
         self.now = now
         self.out: list[dict[str, Any]] = []
         self.listening = False
+        self.watched = False
+        """A client listens at the second monitor too: it gets what is `overheard`."""
+        self.overheard: list[dict[str, Any]] = []
         self.alive = True
+        self.killed = False
+        """It did not end by itself: it tidied up nothing."""
         self.runstate = scenario.runstate
         self.guest = "up"
         """up, dead (panicked) or booting."""
@@ -108,6 +113,7 @@ class Machine:
         for slot in Machine.__slots__:
             setattr(other, slot, getattr(self, slot))
         other.out = self.out.copy()
+        other.overheard = self.overheard.copy()
         other.parameters = self.parameters.copy()
         other.fds = self.fds.copy()
         other.fdsets = self.fdsets.copy()
@@ -151,14 +157,17 @@ class Machine:
     # What a client sees
 
     def emit(self, event: str, data: dict[str, Any] | None = None) -> None:
-        if not self.listening:
+        if not self.listening and not self.watched:
             return
         micros = round(self.now * 1_000_000)
         stamp = {"seconds": EPOCH + micros // 1_000_000, "microseconds": micros % 1_000_000}
         message: dict[str, Any] = {"timestamp": stamp, "event": event}
         if data is not None:
             message["data"] = data
-        self.out.append(message)
+        if self.listening:
+            self.out.append(message)
+        if self.watched:
+            self.overheard.append(message)
 
     def _emit_migration(self, event: str, data: dict[str, Any]) -> None:
         if "events" in self.capabilities:
@@ -283,6 +292,12 @@ class Machine:
         elif self.runstate != "inmigrate":
             self._enter("prelaunch")
 
+    def nmi(self) -> None:
+        """An NMI that nobody asked for: the guest panics, as Linux does with `unknown_nmi_panic`."""
+        if not self.running:
+            raise Refused("the simulated VM does not know how to panic while it stands")
+        self._panic()
+
     def _panic(self) -> None:
         if not self.running:
             return
@@ -304,15 +319,19 @@ class Machine:
         """QEMU is gone; so is everything that was to happen."""
         if self.migration is not None and self.migration.runs:
             self._close_stream()
-        self.alive = self.listening = False
+        self.alive = self.listening = self.watched = False
         self.timers.clear()
+
+    def _kill(self) -> None:
+        self.killed = True
+        self.die()
 
     def _happens(self, word: str) -> None:
         """A status or run state was entered: what does the scenario hang on it?"""
         for what, when in self._surprises:
             if when == word:
                 if what == "killed":
-                    self.die()
+                    self._kill()
                 else:
                     self._after(self.scenario.other_delay, what)
 
@@ -759,7 +778,7 @@ _TIMERS: dict[str, Callable[[Machine], None]] = {
     "paused-by-other":    Machine._paused_by_other,
     "continued-by-other": Machine._continued_by_other,
     "resets":             Machine._reset_by_guest,
-    "killed":             Machine.die,
+    "killed":             Machine._kill,
 }  # fmt: skip
 
 

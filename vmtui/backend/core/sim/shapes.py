@@ -48,6 +48,9 @@ def human(vm: Machine, line: str) -> str:
         return _xp(vm, rest)
     if verb == "migrate_set_parameter":
         return _hmp_set_parameter(vm, rest)
+    if verb == "nmi":
+        vm.nmi()
+        return ""
     printer = _INFO.get(rest.strip()) if verb == "info" else None
     return printer(vm) if printer else f"unknown command: '{line}'\r\n"
 

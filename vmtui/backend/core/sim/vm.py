@@ -1,4 +1,4 @@
-"""How does a simulated VM look through its one QMP monitor?"""
+"""How does a simulated VM look through its QMP monitors: the one that everything goes through, and one to look through?"""
 
 from collections.abc import Hashable
 from typing import Any
@@ -12,6 +12,8 @@ from vmtui.backend.core.sim.target import Fd, FdKind
 
 _GOOD_DAY = Scenario()
 _NEGOTIATE = "qmp_capabilities"
+_EXPECTING = f"Expecting capabilities negotiation with '{_NEGOTIATE}'"
+_COMPLETE = "Capabilities negotiation is already complete, command ignored"
 
 
 class SimulatedVm(Machine):
@@ -55,7 +57,7 @@ class SimulatedVm(Machine):
         if not self.alive:
             return
         self.connected, self.listening = True, False
-        self.out.append({"QMP": {"version": self.version(), "capabilities": ["oob"]}})
+        self.out.append(self.greeting())
 
     def disconnect(self, now: float) -> None:
         """The client is gone. Whatever runs goes on.
@@ -81,6 +83,27 @@ class SimulatedVm(Machine):
         """Takes the replies and events so far, in wire order."""
         out, self.out = self.out, []
         return out
+
+    def ask(self, message: dict[str, Any], now: float) -> dict[str, Any]:
+        """The reply to a message at the second monitor. Nothing that takes a descriptor or blocks goes through it.
+
+        Its events are `overheard` once it has negotiated, which makes the VM `watched`; who serves it ends that.
+        """
+        self.advance(now)
+        try:
+            reply = {"return": self._answer_second(*_parsed(message))}
+        except Refused as refused:
+            reply = {"error": {"class": refused.error_class, "desc": str(refused)}}
+        return {**reply, "id": message["id"]} if "id" in message else reply
+
+    def _answer_second(self, command: str, arguments: dict[str, Any]) -> Any:
+        if command == _NEGOTIATE and not self.watched:
+            self.watched = True
+            return {}
+        _refuse_unless_negotiated(command, self.watched)
+        if command == "dump-guest-memory" and not arguments.get("detach"):
+            raise Refused("the simulated VM does not know how to wait for a dump at its second monitor")
+        return self._do(command, arguments)
 
     def _take(self, message: dict[str, Any], passed: Fd | None) -> None:
         if self._waiting:
@@ -119,10 +142,16 @@ class SimulatedVm(Machine):
 
     def _execute(self, message: dict[str, Any]) -> Any:
         command, arguments = _parsed(message)
-        if command == _NEGOTIATE:
+        if command == _NEGOTIATE and not self.listening:
             return self._negotiate()
-        if not self.listening:
-            raise Refused(f"Expecting capabilities negotiation with '{_NEGOTIATE}'", "CommandNotFound")
+        _refuse_unless_negotiated(command, self.listening)
+        return self._do(command, arguments)
+
+    def _negotiate(self) -> dict[str, Any]:
+        self.listening = True
+        return {}
+
+    def _do(self, command: str, arguments: dict[str, Any]) -> Any:
         handler = COMMANDS.get(command)
         if command not in self.schema if self.schema is not None else handler is None:
             raise Refused(f"The command {command} has not been found", "CommandNotFound")
@@ -133,11 +162,9 @@ class SimulatedVm(Machine):
             raise Refused(f"the simulated VM does not know how to {command}")
         return handler(self, arguments)
 
-    def _negotiate(self) -> dict[str, Any]:
-        if self.listening:
-            raise Refused("Capabilities negotiation is already complete, command ignored", "CommandNotFound")
-        self.listening = True
-        return {}
+    def greeting(self) -> dict[str, Any]:
+        """What a monitor says first."""
+        return {"QMP": {"version": self.version(), "capabilities": ["oob"]}}
 
     def version(self) -> dict[str, Any]:
         major, minor, micro = self.profile.version
@@ -202,6 +229,12 @@ def _pages(size: float) -> int:
 
 def _micros(seconds: float) -> int:
     return round(seconds * 1_000_000)
+
+
+def _refuse_unless_negotiated(command: str, negotiated: bool) -> None:
+    """And a second negotiation, too."""
+    if (command == _NEGOTIATE) == negotiated:
+        raise Refused(_COMPLETE if negotiated else _EXPECTING, "CommandNotFound")
 
 
 def _parsed(message: dict[str, Any]) -> tuple[str, dict[str, Any]]:
