@@ -286,6 +286,31 @@ def test_a_migrate_whose_reply_was_lost_is_never_sent_again_once_it_ran(stock: P
     assert result.stopped_seconds < 2
 
 
+@pytest.mark.parametrize("how", ["drop-before", "drop-after"])
+@pytest.mark.parametrize(
+    ("profile", "cards"),
+    [(STOCK_7_2, 0), (STOCK_10_0, 0), (STOCK_11_1, 0), (PAUSE_VM_10_0, 1)],
+    ids=["7.2", "10.0", "11.1", "pause-vm"],
+)
+def test_the_end_of_an_earlier_migration_is_not_taken_for_the_end_of_one_that_never_arrived(
+    profile: Profile, cards: int, how: str
+) -> None:
+    play = Play(profile=profile, scenario=Scenario(primaries=cards))
+    assert play.run().outcome is Outcome.SAVED
+    before = len(play.commands("migrate"))
+
+    def break_at_migrate(play: Play, action: Action) -> str | None:
+        first = isinstance(action, Command) and action.execute == "migrate" and len(play.commands("migrate")) == before + 1
+        return how if first else None
+
+    play.fault = break_at_migrate
+    play.step(Wish(play.now, SAVE))
+    while not play.done:
+        play.turn()
+    assert play.work.outcome is Outcome.SAVED, play.work.failure
+    assert len(play.commands("migrate")) == before + (2 if how == "drop-before" else 1)
+
+
 def test_a_qemu_that_may_not_start_programs_is_never_asked_to(stock: Profile) -> None:
     def refuse_pipes(_play: Play, action: Action) -> str | None:
         return "refuse" if isinstance(action, Command) and action.fd == "broken-pipe" else None

@@ -289,8 +289,14 @@ def migrate_never_arrived(state: State) -> bool:
     """Nobody knows whether `migrate` was taken, and the facts say that it was not."""
     work, status = the_work(state), state.vm.migration.status
     untouched = status in {"none", "failed", "cancelled"}
-    old_news = status == "completed" and running(state) and not in_background(state)
-    return work.sent is Sent.UNKNOWN and work.marks.unplugged is None and (untouched or old_news)
+    return work.sent is Sent.UNKNOWN and work.marks.unplugged is None and (untouched or completion_is_old_news(state))
+
+
+def completion_is_old_news(state: State) -> bool:
+    """`completed` is the end of an earlier migration: ours would have left the VM standing, and not merely paused."""
+    completed_standing = state.vm.runstate in {"finish-migrate", "postmigrate"}
+    unknown = the_work(state).sent is Sent.UNKNOWN
+    return unknown and completed(state) and not completed_standing and not in_background(state)
 
 
 def migration_failed(state: State) -> bool:

@@ -319,6 +319,7 @@ def _mark(before: State, state: State) -> State:
     marks = work.marks
     changes: dict[str, Any] = {}
     in_motion = marks.asked is not None and work.sent is not Sent.NO and marks.completed is None
+    in_motion = in_motion and not is_.completion_is_old_news(state)
     if in_motion and marks.unplugged is None and vm.migration.status in facts.UNPLUGGED_STATES:
         changes["unplugged"] = at
     if in_motion and vm.migration.status == "completed" and work.phase in COPYING:
