@@ -11,14 +11,12 @@ import pytest
 from tests.backend.fake_qmp import FakeQemu, Message, stream
 from tests.backend.saving import CHANGING, Front, at, left, options_for, phases, result_of, save
 from tests.core.play import Play
-from tests.core.test_faults import PROFILES, name_of
 from vmtui import headless
 from vmtui.backend.core.commands import Action, Reserve
 from vmtui.backend.core.errors import Exit
 from vmtui.backend.core.fleet import Begin, CancelWish, VmView
 from vmtui.backend.core.model import Goal, Options, Outcome, Phase, Strategy, Then
-from vmtui.backend.core.sim import Profile, Scenario
-from vmtui.backend.core.snapshot import read_manifest
+from vmtui.backend.core.sim import Scenario
 from vmtui.backend.engine import LARGE_MESSAGE, Engine
 from vmtui.backend.journal import BaselineLine, Head, read_journal
 from vmtui.backend.store import VmLock
@@ -29,21 +27,6 @@ pytestmark = pytest.mark.usefixtures("state_home", "no_descriptor_is_left")
 # --- a good day -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=name_of)
-def test_a_save_ends_with_a_whole_file_and_a_vm_as_before(path: Path, profile: Profile) -> None:
-    with FakeQemu(path, profile=profile) as qemu:
-        (view,) = save(qemu)
-        assert qemu.as_before
-        assert not qemu.vm.fdsets, "no descriptor is left with QEMU"
-    result = result_of(view)
-    assert (result.outcome, result.exit_code, result.card, result.restored) == (Outcome.SAVED, Exit.OK, "plugged", True)
-    assert result.bytes == len(stream())
-    assert left(qemu) == ["qmp.vmstate", "qmp.vmstate.json"]
-    assert path.with_suffix(".vmstate").read_bytes() == stream()
-    manifest = read_manifest(path.with_suffix(".vmstate.json").read_bytes())
-    assert (manifest.name, manifest.proved["card"], manifest.file.whole) == ("vm", "plugged", True)
-
-
 def test_several_vms_of_one_name_are_saved_at_the_same_time(tmp_path: Path) -> None:
     with ExitStack() as stack:
         qemus = [stack.enter_context(FakeQemu(tmp_path / f"q{number}.sock")) for number in range(4)]
@@ -51,15 +34,6 @@ def test_several_vms_of_one_name_are_saved_at_the_same_time(tmp_path: Path) -> N
         assert all(qemu.as_before for qemu in qemus)
     assert [result_of(view).outcome for view in views] == ["saved"] * 4
     assert len({view.journal for view in views}) == 4
-
-
-def test_qemu_that_is_to_quit_has_ended_and_the_file_is_whole(path: Path) -> None:
-    with FakeQemu(path) as qemu:
-        (view,) = save(qemu, process=qemu.body(), then=Then.QUIT)
-        assert not qemu.vm.alive
-    assert (result_of(view).outcome, result_of(view).exit_code) == (Outcome.SAVED, Exit.OK)
-    assert result_of(view).runstate == "gone"
-    assert left(qemu) == ["qmp.vmstate", "qmp.vmstate.json"]
 
 
 def test_a_check_makes_nothing_and_changes_nothing(path: Path, state_home: Path) -> None:
@@ -106,20 +80,6 @@ def test_an_event_of_a_megabyte_is_not_kept_in_the_log(path: Path) -> None:
 
 
 # --- cancelling -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("phase", [Phase.PREFLIGHT, Phase.UNPLUG, Phase.SAVE, Phase.REPLUG, Phase.VERIFY])
-def test_a_save_that_is_cancelled_in_a_phase_leaves_the_vm_as_before(path: Path, phase: Phase) -> None:
-    async def use(engine: Engine, front: Front, key: str) -> None:
-        await front.until(lambda views: phase in phases(views[key]))
-        engine.request(CancelWish(key))
-
-    with FakeQemu(path, scenario=Scenario(disk_speed=100e6), speed=3) as qemu:
-        (view,) = save(qemu, use=use)
-        assert qemu.as_before
-    result = result_of(view)
-    assert (result.outcome, result.exit_code) == (Outcome.CANCELLED, Exit.CANCELLED) or phase is Phase.VERIFY
-    assert left(qemu) == ([] if result.outcome is Outcome.CANCELLED else ["qmp.vmstate", "qmp.vmstate.json"])
 
 
 def test_an_engine_that_is_left_in_the_middle_leaves_no_task_and_no_open_file(path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.backend.saving import CHANGING, at, left, result_of, save
 from tests.core.test_faults import name_of
 from vmtui.backend.core.errors import Exit
 from vmtui.backend.core.model import Outcome
-from vmtui.backend.core.sim import STOCK_7_2, STOCK_11_1, FaultKind, Profile, Scenario, WireFault
+from vmtui.backend.core.sim import STOCK_7_2, STOCK_11_1, FaultKind, Profile, WireFault
 
 pytestmark = pytest.mark.usefixtures("state_home", "no_descriptor_is_left")
 
@@ -93,11 +93,3 @@ def test_a_monitor_that_is_not_there_is_said_to_be_unreachable(path: Path) -> No
     (view,) = save(FakeQemu(path))
     assert result_of(view).exit_code == Exit.UNREACHABLE
     assert "no such socket" in (result_of(view).error or "")
-
-
-def test_qemu_that_dies_while_it_writes_is_said_to_be_gone(path: Path) -> None:
-    with FakeQemu(path, scenario=Scenario(killed="active")) as qemu:
-        (view,) = save(qemu, process=qemu.body())
-    result = result_of(view)
-    assert (result.exit_code, result.runstate, result.file) == (Exit.ATTENTION, "gone", None)
-    assert left(qemu) == []

@@ -82,19 +82,6 @@ def test_a_save_needs_no_stdout_at_all(path: Path, tmp_path: Path) -> None:
     assert len(files(tmp_path / "snapshots")) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_cancels_and_waits_for_the_checked_end(path: Path, tmp_path: Path, number: signal.Signals) -> None:
-    scenario = Scenario(unplug_delay=2.0)
-    with FakeQemu(path, scenario=scenario) as qemu, started("save", qemu.address, "--json") as saving:
-        line_with(saving.stdout, '"UNPLUG_PRIMARY"')
-        saving.send_signal(number)
-        result = json.loads(line_with(saving.stdout, '"result"'))
-        assert saving.wait() == 5
-        assert (result["outcome"], result["runstate"], result["card"]) == ("cancelled", "running", "plugged")
-        assert qemu.as_before
-    assert files(tmp_path / "snapshots") == []
-
-
 def test_a_terminal_that_goes_away_does_not_end_a_save(path: Path) -> None:
     with FakeQemu(path) as qemu, started("save", qemu.address, "--json") as saving:
         line_with(saving.stdout, '"migrate-set-parameters"')

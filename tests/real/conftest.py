@@ -1,4 +1,4 @@
-"""For tests with a real QEMU: each runs once for every QEMU found, in a lab of its own, and leaves nothing behind.
+"""For tests with a real QEMU alone: each runs once for every QEMU found, in a lab of its own, and leaves nothing behind.
 
 def test_something(make_guest: MakeGuest) -> None:
     vm = make_guest(stubborn=True)
@@ -12,14 +12,15 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.real import qemus
-from tests.real.qemus import Qemu
+from tests.behaviour import fixtures, qemus
+from tests.behaviour.fixtures import guest, nursery, pen, pens
+from tests.behaviour.qemus import Qemu
 from vmtui.backend import lab
 from vmtui.backend.lab import LabSpec, LabVm
 
-NONE_FOUND = pytest.param(
-    None, id="no-qemu", marks=pytest.mark.skip(reason="no QEMU that runs: install one, or name it in VMTUI_QEMUS")
-)
+__all__ = ["guest", "nursery", "pen", "pens"]
+
+NONE_FOUND = pytest.param(None, id="no-qemu", marks=pytest.mark.skip(reason=fixtures.NO_QEMU))
 
 
 class MakeGuest(Protocol):
@@ -28,16 +29,15 @@ class MakeGuest(Protocol):
     def __call__(self, *, name: str | None = None, **spec: Any) -> LabVm: ...
 
 
-def pytest_report_header() -> str:
-    names = ", ".join(qemu.id for qemu in qemus.found()) or "none"
-    return f"real QEMUs: {names} (tools/fetch-qemu gets others)"
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker("real")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    fixtures.run_on(fixtures.real(), metafunc)
 
 
 @pytest.fixture(params=[pytest.param(qemu, id=qemu.id) for qemu in qemus.found()] or [NONE_FOUND])

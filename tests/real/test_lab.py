@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.behaviour.monitor import Monitor
+from tests.behaviour.qemus import Qemu
 from tests.real.conftest import MakeGuest
-from tests.real.monitor import Monitor
-from tests.real.qemus import Qemu
 from vmtui.backend import lab
 from vmtui.backend.lab import Heartbeat, LabError, LabSpec, LabVm, host, kernel, process
 

@@ -3,35 +3,19 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.real.looking import Ended, Guest, Pen, card_of, command_line, each_qemu, ends, mounted, second_qemu, wait_until
-from tests.real.monitor import Monitor
+from tests.backend.mounts import mounted
+from tests.behaviour.fixtures import AnyGuest, AnyPen
+from tests.behaviour.looking import card_of, ends, wait_until
+from tests.behaviour.monitor import Monitor
+from tests.behaviour.program import Ended
 from vmtui.backend import lab
 
-pytestmark = pytest.mark.real
-
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module", params=each_qemu(__name__))
-def pens(request: pytest.FixtureRequest) -> Iterator[Pen]:
-    with Pen(request.param) as pen:
-        yield pen
-
-
-@pytest.fixture
-def pen(pens: Pen) -> Iterator[Pen]:
-    yield pens
-    pens.after_test()
-
-
-@pytest.fixture
-def guest(pen: Pen) -> Guest:
-    return pen.guest()
+ONE_IS_ENOUGH = "the time limit of the greeting is waited for with one twin: they do not differ in their sockets"
 
 
 def refused(ended: Ended, code: int, *words: str) -> None:
@@ -48,7 +32,7 @@ def refused(ended: Ended, code: int, *words: str) -> None:
 # --- the VM -------------------------------------------------------------------------------------------------------
 
 
-def test_a_vm_that_was_paused_with_its_card_plugged(guest: Guest) -> None:
+def test_a_vm_that_was_paused_with_its_card_plugged(guest: AnyGuest) -> None:
     guest.qemu("stop")
     paused = guest.look()
     try:
@@ -59,7 +43,7 @@ def test_a_vm_that_was_paused_with_its_card_plugged(guest: Guest) -> None:
     guest.nothing_is_left()
 
 
-def test_a_vm_that_is_migrating_already(pen: Pen) -> None:
+def test_a_vm_that_is_migrating_already(pen: AnyPen) -> None:
     guest = pen.guest(failover=False)
     guest.qemu("migrate-set-parameters", {"max-bandwidth": 4096})
     guest.qemu("migrate", {"uri": "exec:cat >/dev/null"})
@@ -74,7 +58,9 @@ def test_a_vm_that_is_migrating_already(pen: Pen) -> None:
     guest.nothing_is_left()
 
 
-def test_a_vm_whose_card_is_out(guest: Guest) -> None:
+def test_a_vm_whose_card_is_out(pen: AnyPen, guest: AnyGuest) -> None:
+    if pen.native_pause:
+        pytest.skip("this QEMU brings the card back by itself when the VM runs on")
     assert guest.run("save", "--then", "stay-paused").code == 0
     guest.qemu("cont")
     try:
@@ -97,12 +83,14 @@ def test_a_vm_whose_card_is_out(guest: Guest) -> None:
         ("stop-first", "stop-first hangs with a failover card plugged"),
     ],
 )
-def test_a_strategy_that_this_vm_cannot_do(guest: Guest, strategy: str, words: str) -> None:
+def test_a_strategy_that_this_vm_cannot_do(pen: AnyPen, guest: AnyGuest, strategy: str, words: str) -> None:
+    if strategy == "pause-vm" and pen.native_pause:
+        pytest.skip("this QEMU has the migration parameter pause-vm")
     refused(guest.run("save", "--strategy", strategy), 4, words)
     guest.nothing_is_left()
 
 
-def test_a_background_snapshot_of_a_vm_that_shall_quit(guest: Guest) -> None:
+def test_a_background_snapshot_of_a_vm_that_shall_quit(guest: AnyGuest) -> None:
     refused(guest.run("save", "--strategy", "background", "--then", "quit"), 4, "background")
     guest.nothing_is_left()
 
@@ -110,7 +98,7 @@ def test_a_background_snapshot_of_a_vm_that_shall_quit(guest: Guest) -> None:
 # --- the file -----------------------------------------------------------------------------------------------------
 
 
-def test_an_output_that_exists_is_never_overwritten(guest: Guest, tmp_path: Path) -> None:
+def test_an_output_that_exists_is_never_overwritten(guest: AnyGuest, tmp_path: Path) -> None:
     output = tmp_path / "precious.vmstate"
     for taken in (output, Path(f"{output}.partial"), Path(f"{output}.json")):
         taken.write_text("precious")
@@ -121,22 +109,22 @@ def test_an_output_that_exists_is_never_overwritten(guest: Guest, tmp_path: Path
     guest.nothing_is_left()
 
 
-def test_an_output_that_is_a_directory(guest: Guest, tmp_path: Path) -> None:
+def test_an_output_that_is_a_directory(guest: AnyGuest, tmp_path: Path) -> None:
     refused(guest.run("save", "--output", str(tmp_path)), 7, "is a directory")
     assert list(tmp_path.iterdir()) == []
     guest.nothing_is_left()
 
 
-def test_a_disk_that_is_full_already(guest: Guest, tmp_path: Path) -> None:
-    with mounted(tmp_path / "full", "-o", "size=20m") as full:
+def test_a_disk_that_is_full_already(guest: AnyGuest, tmp_path: Path) -> None:
+    with mounted(tmp_path / "full", "size=20m") as full:
         (full / "ballast").write_bytes(bytes(16 * MIB))
         refused(guest.run("save", "--dir", str(full)), 7, "no space")
         assert [path.name for path in full.iterdir()] == ["ballast"]
     guest.nothing_is_left()
 
 
-def test_a_directory_that_is_not_writable(guest: Guest, tmp_path: Path) -> None:
-    with mounted(tmp_path / "frozen", "-o", "ro,size=200m") as frozen:
+def test_a_directory_that_is_not_writable(guest: AnyGuest, tmp_path: Path) -> None:
+    with mounted(tmp_path / "frozen", "ro,size=200m") as frozen:
         ended = guest.run("save", "--output", str(frozen / "new" / "web.vmstate"))
         assert ended.code == 7, ended.result
         assert "not writable" in ended.errors or "read-only" in ended.errors
@@ -147,8 +135,9 @@ def test_a_directory_that_is_not_writable(guest: Guest, tmp_path: Path) -> None:
 # --- the monitor --------------------------------------------------------------------------------------------------
 
 
-def test_a_monitor_that_another_client_holds(guest: Guest) -> None:
-    with Monitor(guest.vm.qmp):
+def test_a_monitor_that_another_client_holds(pen: AnyPen, guest: AnyGuest) -> None:
+    pen.skip_unless_it_stands_for_others(ONE_IS_ENOUGH)
+    with Monitor(guest.qmp):
         ended = guest.run("save")
         assert ended.code == 3, ended.result
         assert "another client holds this monitor" in ended.errors
@@ -157,12 +146,12 @@ def test_a_monitor_that_another_client_holds(guest: Guest) -> None:
     guest.nothing_is_left()
 
 
-def test_a_vm_that_has_ended(guest: Guest) -> None:
-    with second_qemu(guest, [*command_line(guest.vm), "-S"]) as (vm, _qemu):
-        assert guest.run("check", address=f"unix:{vm.qmp}").result["runstate"] == "prelaunch"
-        os.kill(vm.pid, signal.SIGKILL)
-        ends(vm.pid)
-        ended = guest.run("save", address=f"unix:{vm.qmp}")
+def test_a_vm_that_has_ended(pen: AnyPen, guest: AnyGuest) -> None:
+    with pen.one_to_kill() as doomed:
+        assert guest.run("check", address=doomed.address).result["runstate"] == doomed.runstate
+        os.kill(doomed.pid, signal.SIGKILL)
+        ends(doomed.pid)
+        ended = guest.run("save", address=doomed.address)
     assert (ended.code, ended.result["outcome"]) == (3, "failed"), ended.result
     assert "nobody listens there" in ended.errors
     guest.nothing_is_left()
@@ -171,13 +160,13 @@ def test_a_vm_that_has_ended(guest: Guest) -> None:
 # --- check --------------------------------------------------------------------------------------------------------
 
 
-def test_check_says_that_a_vm_can_be_saved_and_changes_nothing(guest: Guest) -> None:
+def test_check_says_that_a_vm_can_be_saved_and_changes_nothing(pen: AnyPen, guest: AnyGuest) -> None:
     ended = guest.run("check")
     assert ended.code == 0, ended.errors
     check = ended.result
-    assert (check["kind"], check["vm"], check["uuid"]) == ("check", guest.vm.name, guest.vm.uuid)
+    assert (check["kind"], check["vm"], check["uuid"]) == ("check", guest.name, guest.uuid)
     assert check["savable"] is True
-    assert (check["runstate"], check["strategy"], check["error"]) == ("running", "pause-after-unplug", None)
+    assert (check["runstate"], check["strategy"], check["error"]) == ("running", pen.strategy, None)
     assert check["primaries"] == [{"id": lab.PRIMARY, "standby": lab.STANDBY, "card": "plugged", "driven": True}]
     assert check["memory"] == 256 * MIB
     assert [each["code"] for each in check["findings"] if each["level"] != "note"] == []
@@ -185,7 +174,7 @@ def test_check_says_that_a_vm_can_be_saved_and_changes_nothing(guest: Guest) -> 
     guest.nothing_is_left()
 
 
-def test_check_says_why_a_vm_cannot_be_saved(guest: Guest) -> None:
+def test_check_says_why_a_vm_cannot_be_saved(guest: AnyGuest) -> None:
     guest.qemu("stop")
     try:
         ended = guest.run("check")
@@ -197,8 +186,9 @@ def test_check_says_why_a_vm_cannot_be_saved(guest: Guest) -> None:
     guest.nothing_is_left()
 
 
-def test_check_of_a_monitor_that_another_client_holds(guest: Guest) -> None:
-    with Monitor(guest.vm.qmp):
+def test_check_of_a_monitor_that_another_client_holds(pen: AnyPen, guest: AnyGuest) -> None:
+    pen.skip_unless_it_stands_for_others(ONE_IS_ENOUGH)
+    with Monitor(guest.qmp):
         began = time.monotonic()
         ended = guest.run("check")
         assert time.monotonic() - began < 5
@@ -208,14 +198,9 @@ def test_check_of_a_monitor_that_another_client_holds(guest: Guest) -> None:
     guest.nothing_is_left()
 
 
-def test_check_warns_of_a_card_with_an_option_rom(guest: Guest) -> None:
-    words = [
-        word.removesuffix(",rombar=0,romfile=") if word.startswith("e1000e,") else word for word in command_line(guest.vm)
-    ]
-    assert words != command_line(guest.vm)
-    with second_qemu(guest, words) as (vm, qemu):
-        wait_until(lambda: card_of(qemu) == ("plugged", True), "the guest's driver runs its card", 60)
-        ended = guest.run("check", address=f"unix:{vm.qmp}")
+def test_check_warns_of_a_card_with_an_option_rom(pen: AnyPen, guest: AnyGuest) -> None:
+    with pen.with_an_option_rom() as address:
+        ended = guest.run("check", address=address)
     assert ended.code == 0, ended.result
     assert ended.result["savable"] is True
     (warning,) = [each for each in ended.result["findings"] if each["code"] == "option-rom"]

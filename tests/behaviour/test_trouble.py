@@ -1,65 +1,42 @@
 """Saves that do not end well: whatever happens, the VM is put back, no file is left, and the exit code says what it was."""
 
-import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.real.looking import Guest, Pen, Program, Proxy, each_qemu, ends, mounted, together, wait_until
-from vmtui.backend import lab
-
-pytestmark = pytest.mark.real
+from tests.backend.mounts import mounted
+from tests.behaviour.fixtures import AnyGuest, AnyPen
+from tests.behaviour.looking import ends, together
+from tests.behaviour.program import Program
+from tests.behaviour.proxy import Proxy
 
 PROMPT = 10.0
 """Seconds in which vmtui must have seen that its QEMU is gone; it sees that at once, and the host may be busy."""
-
-
-@pytest.fixture(scope="module", params=each_qemu(__name__))
-def pens(request: pytest.FixtureRequest) -> Iterator[Pen]:
-    with Pen(request.param) as pen:
-        yield pen
-
-
-@pytest.fixture
-def pen(pens: Pen) -> Iterator[Pen]:
-    yield pens
-    pens.after_test()
-
-
-@pytest.fixture
-def guest(pen: Pen) -> Guest:
-    return pen.guest()
 
 
 # --- the user cancels ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", ["prepare", "unplug", "pause", "finish", "resume", "replug", "settle", "verify"])
-def test_a_save_that_is_interrupted_in_a_phase_leaves_the_vm_as_before(guest: Guest, phase: str) -> None:
-    saving = guest.start("save")
-    saving.until(kind="phase", phase=phase)
-    saving.interrupt()
-    ended = saving.end()
+def test_a_save_that_is_interrupted_in_a_phase_leaves_the_vm_as_before(guest: AnyGuest, phase: str) -> None:
+    ended = guest.interrupted("save", kind="phase", phase=phase).end()
     assert (ended.code, ended.result["outcome"]) == (5, "cancelled"), ended.result
     assert ended.result["restored"] is True
     assert "cancelling" in ended.errors
     guest.nothing_is_left()
 
 
-def test_a_save_that_is_interrupted_before_it_began_touches_nothing(guest: Guest) -> None:
-    saving = guest.start("save")
-    saving.until(kind="qmp")
-    saving.interrupt()
-    ended = saving.end()
+def test_a_save_that_is_interrupted_before_it_began_touches_nothing(guest: AnyGuest) -> None:
+    ended = guest.interrupted("save", kind="qmp").end()
     assert (ended.code, ended.result["outcome"]) == (5, "cancelled"), ended.result
     guest.nothing_is_left()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_save_that_is_interrupted_while_it_writes_leaves_the_vm_as_before(guest: Guest, number: signal.Signals) -> None:
+def test_a_save_that_is_interrupted_while_it_writes_leaves_the_vm_as_before(pen: AnyPen, number: signal.Signals) -> None:
+    guest = pen.guest(slow=True)
     saving = guest.start("save")
     guest.brake()
     (partial,) = guest.files()
@@ -74,22 +51,23 @@ def test_a_save_that_is_interrupted_while_it_writes_leaves_the_vm_as_before(gues
 # --- the guest ----------------------------------------------------------------------------------------------------
 
 
-def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: Pen) -> None:
+def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: AnyPen) -> None:
     """QEMU takes 30 s to cancel while a guest does not answer: the stories are told at the same time."""
+    patience = f"{pen.patience:g}"
     stubborn, doubtful, silent, kept = pen.several(
         {"stubborn": True}, {"stubborn": True}, {"pvpanic": False}, {"stubborn": True, "panic_action": "pause"}
     )
 
     def a_guest_that_never_answers_runs_on_with_its_card() -> None:
-        ended = stubborn.run("save", "--unplug-timeout", "2", seconds=120)
+        ended = stubborn.run("save", "--unplug-timeout", patience, seconds=120)
         assert (ended.code, ended.result["outcome"]) == (6, "cancelled"), ended.result
-        assert "did not let go of its network card within 2 s" in ended.errors
+        assert f"did not let go of its network card within {patience} s" in ended.errors
         assert (ended.result["runstate"], ended.result["card"]) == ("running", "plugged")
         stubborn.nothing_is_left()
 
     def a_second_interrupt_says_what_would_be_left_behind_and_waits() -> None:
         saving = doubtful.start("save")
-        wait_until(lambda: doubtful.qemu("query-migrate").get("status") == "wait-unplug", "QEMU waits for the guest")
+        doubtful.waits_for_unplug()
         saving.interrupt()
         saving.until_said("cancelling")
         saving.interrupt()
@@ -102,10 +80,10 @@ def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: Pen)
         doubtful.nothing_is_left()
 
     def a_guest_that_crashed_unseen_is_left_as_it_was() -> None:
-        lab.crash(silent.vm.name)
+        silent.crash()
         before = silent.look()
         assert before.runstate == "running", "QEMU does not know"
-        ended = silent.run("save", "--unplug-timeout", "2", seconds=120)
+        ended = silent.run("save", "--unplug-timeout", patience, seconds=120)
         assert (ended.code, ended.result["outcome"]) == (6, "cancelled"), ended.result
         assert "it may have crashed" in ended.errors
         assert silent.look() == before
@@ -113,8 +91,8 @@ def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: Pen)
 
     def a_guest_that_panics_meanwhile_is_kept_for_a_dump_and_not_saved_again() -> None:
         saving = kept.start("save")
-        wait_until(lambda: kept.qemu("query-migrate").get("status") == "wait-unplug", "QEMU waits for the guest")
-        lab.crash(kept.vm.name)
+        kept.waits_for_unplug()
+        kept.crash()
         ended = saving.end(120)
         assert (ended.code, ended.result["outcome"]) == (10, "attention"), ended.result
         assert ended.result["runstate"] == "guest-panicked"
@@ -136,13 +114,13 @@ def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: Pen)
     )
 
 
-def test_a_guest_that_panics_meanwhile_and_takes_its_qemu_with_it_needs_attention(pen: Pen) -> None:
+def test_a_guest_that_panics_meanwhile_and_takes_its_qemu_with_it_needs_attention(pen: AnyPen) -> None:
     guest = pen.own(stubborn=True)
     saving = guest.start("save")
-    wait_until(lambda: guest.qemu("query-migrate").get("status") == "wait-unplug", "QEMU waits for the guest")
-    lab.crash(guest.vm.name)
+    guest.waits_for_unplug()
+    guest.crash()
     ended = saving.end()
-    ends(guest.vm.pid)
+    ends(guest.pid)
     assert (ended.code, ended.result["outcome"]) == (10, "attention"), ended.result
     assert ended.result["runstate"] == "gone"
     assert any("the VM is gone" in note for note in ended.result["notes"])
@@ -152,22 +130,22 @@ def test_a_guest_that_panics_meanwhile_and_takes_its_qemu_with_it_needs_attentio
 # --- QEMU ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_qemu_that_is_killed_while_it_waits_for_the_guest(pen: Pen) -> None:
+def test_a_qemu_that_is_killed_while_it_waits_for_the_guest(pen: AnyPen) -> None:
     guest = pen.own(stubborn=True)
     saving = guest.start("save")
-    wait_until(lambda: guest.qemu("query-migrate").get("status") == "wait-unplug", "QEMU waits for the guest")
+    guest.waits_for_unplug()
     _is_killed(guest, saving)
 
 
-def test_a_qemu_that_is_killed_while_it_writes(pen: Pen) -> None:
-    guest = pen.own()
+def test_a_qemu_that_is_killed_while_it_writes(pen: AnyPen) -> None:
+    guest = pen.own(slow=True)
     saving = guest.start("save")
     guest.brake()
     _is_killed(guest, saving)
 
 
-def _is_killed(guest: Guest, saving: Program) -> None:
-    os.kill(guest.vm.pid, signal.SIGKILL)
+def _is_killed(guest: AnyGuest, saving: Program) -> None:
+    guest.kill()
     killed = time.monotonic()
     ended = saving.end()
     assert time.monotonic() - killed < PROMPT
@@ -180,8 +158,9 @@ def _is_killed(guest: Guest, saving: Program) -> None:
 # --- the disk -----------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_fills_up_leaves_the_vm_as_before_and_no_file(guest: Guest, tmp_path: Path) -> None:
-    with mounted(tmp_path / "small", "-o", "size=24m") as small:
+def test_a_disk_that_fills_up_leaves_the_vm_as_before_and_no_file(pen: AnyPen, tmp_path: Path) -> None:
+    guest = pen.guest(whole=True)
+    with mounted(tmp_path / "small", "size=24m") as small:
         ended = guest.run("save", "--dir", str(small))
         assert (ended.code, ended.result["outcome"]) == (7, "failed"), ended.result
         assert "No space left on device" in ended.errors
@@ -194,23 +173,38 @@ def test_a_disk_that_fills_up_leaves_the_vm_as_before_and_no_file(guest: Guest, 
 
 
 STATE, MIGRATE, REMOVE = ("vmtui-state",), ("migrate",), ("remove-fd",)
+PAUSE_AND_REPLUG = ("stop", "cont", "vmtui-replug", "fd:vmtui-replug")
+RESUME = ("cont",)
+"""All of these that a QEMU is sent which pauses the VM and plugs the card back by itself."""
 
 
 @pytest.mark.parametrize("lost", ["command", "reply"])
-@pytest.mark.parametrize(
-    "words", [STATE, MIGRATE, REMOVE, ("stop", "cont", "vmtui-replug", "fd:vmtui-replug")], ids=lambda words: words[0]
-)
+@pytest.mark.parametrize("words", [STATE, MIGRATE, REMOVE, PAUSE_AND_REPLUG], ids=lambda words: words[0])
 def test_a_monitor_that_breaks_in_the_middle_and_comes_back(
-    pen: Pen, guest: Guest, words: tuple[str, ...], lost: str
+    pen: AnyPen, guest: AnyGuest, words: tuple[str, ...], lost: str
 ) -> None:
     if words == REMOVE and pen.version < (9, 1):
         pytest.skip("vmtui does not use fd sets with this QEMU")
+    if words == PAUSE_AND_REPLUG and pen.native_pause:
+        words = RESUME
     door = guest.directory / "proxy.sock"
-    with Proxy(door, guest.vm.qmp, *words, command_lost=lost == "command") as proxy:
+    with Proxy(door, guest.qmp, *words, command_lost=lost == "command") as proxy:
         ended = guest.run("save", address=f"unix:{door}")
     door.unlink()
     assert (ended.code, ended.result["outcome"]) == (0, "saved"), (ended.result, ended.errors)
     assert proxy.left == []
     name = Path(ended.result["file"]).name
     assert guest.files() == [name, f"{name}.json"]
+    guest.is_as_before()
+
+
+def test_a_migrate_that_never_arrived_is_sent_again_though_an_earlier_one_had_completed(pen: AnyPen) -> None:
+    guest = pen.guest(failover=False)
+    assert guest.run("save").code == 0
+    assert guest.migration_status() == "completed"
+    door = guest.directory / "proxy.sock"
+    with Proxy(door, guest.qmp, *MIGRATE, command_lost=True):
+        ended = guest.run("save", address=f"unix:{door}")
+    door.unlink()
+    assert (ended.code, ended.result["outcome"]) == (0, "saved"), (ended.result, ended.errors)
     guest.is_as_before()

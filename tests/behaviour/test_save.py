@@ -1,39 +1,18 @@
-"""Saves that end well, by real QEMUs: what becomes of the VM, of its card, and of the file."""
+"""Saves that end well: what becomes of the VM, of its card, and of the file."""
 
 import json
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.real.looking import Ended, Guest, Pen, card_of, command_line, each_qemu, ends, refusal, second_qemu, wait_until
-from tests.real.monitor import Monitor
-from vmtui.backend import lab
+from tests.behaviour.fixtures import AnyGuest, AnyPen
+from tests.behaviour.looking import card_of, ends, refusal
+from tests.behaviour.program import Ended
+from vmtui.backend.stream import read_stream
 
-pytestmark = pytest.mark.real
-
-FAILOVER = frozenset({"virtio_net", "e1000e"})
-WAITING = ("-incoming", "defer")
 STRANGE_PARAMETERS = {"max-bandwidth": 12345678, "downtime-limit": 123}
 STRANGE_CAPABILITIES = {"events": True, "xbzrle": True, "auto-converge": True, "pause-before-switchover": True}
-
-
-@pytest.fixture(scope="module", params=each_qemu(__name__))
-def pens(request: pytest.FixtureRequest) -> Iterator[Pen]:
-    with Pen(request.param) as pen:
-        yield pen
-
-
-@pytest.fixture
-def pen(pens: Pen) -> Iterator[Pen]:
-    yield pens
-    pens.after_test()
-
-
-@pytest.fixture
-def guest(pen: Pen) -> Guest:
-    return pen.guest()
 
 
 def saved(ended: Ended) -> Path:
@@ -54,29 +33,37 @@ def is_whole_and_private(file: Path) -> None:
     manifest = json.loads(file.with_name(f"{file.name}.json").read_text())
     assert manifest["file"]["whole"]
     assert manifest["file"]["size"] == file.stat().st_size
+    read = read_stream(file)
+    assert (read.whole, read.trouble, read.size) == (True, None, file.stat().st_size)
 
 
 # --- with a failover card -----------------------------------------------------------------------------------------
 
 
-def test_a_guest_that_pings_through_its_failover_device_is_saved_and_goes_on(guest: Guest) -> None:
-    before = guest.heartbeats()[-1]
-    assert before.ping
-    assert before.slaves == FAILOVER
+def test_a_guest_that_pings_through_its_failover_device_is_saved_and_goes_on(pen: AnyPen, guest: AnyGuest) -> None:
+    guest.is_well()
     ended = guest.run("save")
-    is_whole_and_private(saved(ended))
+    file = saved(ended)
+    is_whole_and_private(file)
     guest.is_as_before()
     result = ended.result
-    assert result["strategy"] == "pause-after-unplug"
+    manifest = json.loads(file.with_name(f"{file.name}.json").read_text())
+    assert (manifest["name"], manifest["proved"]["card"]) == (guest.name, "plugged")
+    assert result["bytes"] == file.stat().st_size
+    assert result["strategy"] == pen.strategy
     assert (result["runstate"], result["card"], result["driven"], result["restored"]) == ("running", "plugged", True, True)
-    assert result["bytes_before_pause"] <= 256 << 10
+    if pen.native_pause:
+        assert result["bytes_before_pause"] is None, "QEMU pauses by itself: nobody asks in time"
+    else:
+        assert result["bytes_before_pause"] <= 256 << 10
     assert result["run_on_seconds"] <= 0.05
     assert 0 < result["stopped_seconds"] < 10
     assert result["unplug_seconds"] > 0
     assert ended.phases[-1] == "done"
 
 
-def test_the_card_really_leaves_and_is_enslaved_again(guest: Guest) -> None:
+def test_the_card_really_leaves_and_is_enslaved_again(pen: AnyPen) -> None:
+    guest = pen.guest(slow=True)
     saving = guest.start("save")
     guest.brake()
     assert card_of(guest.qemu) == ("out", False)
@@ -86,14 +73,14 @@ def test_the_card_really_leaves_and_is_enslaved_again(guest: Guest) -> None:
     guest.is_as_before()
 
 
-def test_three_saves_in_a_row_leave_three_files_and_the_same_vm(guest: Guest) -> None:
+def test_three_saves_in_a_row_leave_three_files_and_the_same_vm(guest: AnyGuest) -> None:
     files = {saved(guest.run("save")) for _ in range(3)}
     assert len(files) == 3
     assert guest.files() == sorted([path.name for path in files] + [f"{path.name}.json" for path in files])
     guest.is_as_before()
 
 
-def test_settings_that_the_user_had_changed_are_put_back_as_they_were(guest: Guest) -> None:
+def test_settings_that_the_user_had_changed_are_put_back_as_they_were(guest: AnyGuest) -> None:
     guest.qemu("migrate-set-parameters", STRANGE_PARAMETERS)
     _set_capabilities(guest, STRANGE_CAPABILITIES)
     strange = guest.look()
@@ -109,44 +96,15 @@ def test_settings_that_the_user_had_changed_are_put_back_as_they_were(guest: Gue
     guest.is_as_before()
 
 
-def _set_capabilities(guest: Guest, wanted: dict[str, bool]) -> None:
+def _set_capabilities(guest: AnyGuest, wanted: dict[str, bool]) -> None:
     settings = [{"capability": name, "state": value} for name, value in wanted.items()]
     guest.qemu("migrate-set-capabilities", {"capabilities": settings})
-
-
-def test_the_file_restores_in_a_second_qemu_and_waits_for_cont(guest: Guest) -> None:
-    file = saved(guest.run("save"))
-    with second_qemu(guest, [*command_line(guest.vm), *WAITING]) as (copy, qemu):
-        load(file, qemu)
-        assert qemu("query-status")["status"] == "paused", "a restored guest waits for cont"
-        assert lab.read_heartbeats(copy.serial) == ()
-        qemu("cont")
-        first, original = first_heartbeat(copy), {beat.n: beat for beat in guest.heartbeats()}
-        assert first.n in original, "the copy goes on where the original was saved"
-        assert abs(first.up - original[first.n].up) < 5
-        wait_until(lambda: card_of(qemu) == ("plugged", True), "the restored guest's card is plugged by itself")
-    guest.is_as_before()
-
-
-def load(file: Path, qemu: Monitor) -> None:
-    qemu("migrate-incoming", {"uri": f"exec:cat {file}"})
-    wait_until(lambda: qemu("query-status")["status"] != "inmigrate", "the state is loaded")
-
-
-def first_heartbeat(copy: lab.LabVm) -> lab.Heartbeat:
-    """Its first, once it is well again: a ping, with both cards in the failover device."""
-
-    def well(_text: str) -> bool:
-        return any(beat.ping and beat.slaves == FAILOVER for beat in lab.read_heartbeats(copy.serial))
-
-    lab.wait_for(copy, well)
-    return lab.read_heartbeats(copy.serial)[0]
 
 
 # --- what becomes of the VM ---------------------------------------------------------------------------------------
 
 
-def test_stay_paused_leaves_card_and_guest_and_resume_brings_both_back(guest: Guest) -> None:
+def test_stay_paused_leaves_card_and_guest_and_resume_brings_both_back(guest: AnyGuest) -> None:
     file = saved(guest.run("save", "--then", "stay-paused"))
     is_whole_and_private(file)
     left = guest.look()
@@ -157,26 +115,19 @@ def test_stay_paused_leaves_card_and_guest_and_resume_brings_both_back(guest: Gu
     guest.is_as_before()
 
 
-def test_quit_ends_qemu_and_leaves_a_file_that_restores(pen: Pen) -> None:
+def test_quit_ends_qemu_and_leaves_a_whole_file(pen: AnyPen) -> None:
     guest = pen.own()
-    words = command_line(guest.vm)
     ended = guest.run("save", "--then", "quit")
     file = saved(ended)
-    ends(guest.vm.pid)
+    ends(guest.pid)
     is_whole_and_private(file)
     assert ended.result["runstate"] == "gone"
-    last = guest.heartbeats()[-1].n
-    with second_qemu(guest, [*words, *WAITING]) as (copy, qemu):
-        load(file, qemu)
-        qemu("cont")
-        # A line that was being written when the guest was stopped is half in the one log and half in the other.
-        assert first_heartbeat(copy).n in (last + 1, last + 2), "no heartbeat is lost, and none is told twice"
 
 
 # --- other strategies ---------------------------------------------------------------------------------------------
 
 
-def test_a_guest_without_a_failover_card_is_stopped_first(pen: Pen) -> None:
+def test_a_guest_without_a_failover_card_is_stopped_first(pen: AnyPen) -> None:
     guest = pen.guest(failover=False)
     ended = guest.run("save")
     is_whole_and_private(saved(ended))
@@ -185,7 +136,7 @@ def test_a_guest_without_a_failover_card_is_stopped_first(pen: Pen) -> None:
     assert ended.result["unplug_seconds"] is None or ended.result["unplug_seconds"] < 1
 
 
-def test_a_background_snapshot_stops_the_guest_for_milliseconds_where_the_host_can(guest: Guest) -> None:
+def test_a_background_snapshot_stops_the_guest_for_milliseconds_where_the_host_can(guest: AnyGuest) -> None:
     reason = _why_no_background(guest)
     ended = guest.run("save", "--strategy", "background")
     if reason:
@@ -198,7 +149,7 @@ def test_a_background_snapshot_stops_the_guest_for_milliseconds_where_the_host_c
     assert ended.result["stopped_seconds"] is None or ended.result["stopped_seconds"] < 0.5
 
 
-def _why_no_background(guest: Guest) -> str:
+def _why_no_background(guest: AnyGuest) -> str:
     wish = {"capabilities": [{"capability": "background-snapshot", "state": True}]}
     reason = refusal(guest.qemu, "migrate-set-capabilities", wish)
     _set_capabilities(guest, {"background-snapshot": False})
