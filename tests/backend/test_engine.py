@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backend.fake_qmp import FakeQemu, Message, stream
+from tests.backend.fake_qmp import FakeQemu, Message
 from tests.backend.saving import CHANGING, Front, at, left, options_for, phases, result_of, save
 from tests.core.play import Play
 from vmtui import headless
@@ -103,7 +103,7 @@ def test_an_engine_that_is_left_in_the_middle_leaves_no_task_and_no_open_file(pa
 
 
 def test_a_state_that_is_not_whole_is_not_kept(path: Path) -> None:
-    with FakeQemu(path, saved=stream()[:-100]) as qemu:
+    with FakeQemu(path, cut_short=100) as qemu:
         (view,) = save(qemu)
         assert qemu.as_before
     assert (result_of(view).outcome, result_of(view).exit_code) == (Outcome.FAILED, Exit.STORE)

@@ -152,12 +152,12 @@ def test_a_descriptor_goes_with_its_command(path: Path, tmp_path: Path) -> None:
     async def use(monitor: Monitor) -> None:
         with (tmp_path / "state").open("wb") as file:
             await monitor.ask("getfd", {"fdname": "n"}, fd=file.fileno())
+        received_fd = qemu.vm.fds["n"].number
+        assert os.readlink(f"/proc/self/fd/{received_fd}") == str(tmp_path / "state")  # noqa: PTH115 - not a Path's
         await monitor.ask("closefd", {"fdname": "n"})
 
     with FakeQemu(path) as qemu:
         with_monitor(qemu.address, use)
-        (received_fd,) = qemu._fds
-        assert os.readlink(f"/proc/self/fd/{received_fd}") == str(tmp_path / "state")  # noqa: PTH115 - not a Path's
 
 
 def test_nobody_reads_from_the_broken_pipe() -> None:

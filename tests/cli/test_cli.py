@@ -102,7 +102,7 @@ def test_check_says_what_would_be_done_and_does_nothing(run: Run, qemu: FakeQemu
     code, out, _err = run("check", qemu.address, "--json")
     (line,) = said(out)
     assert (code, line["kind"], line["savable"], line["error"]) == (0, "check", True, None)
-    assert files(tmp_path) == ["qmp.sock"]
+    assert files(tmp_path) == ["qmp.sock", "qmp.sock.sim"], "the twin's own"
 
 
 def test_check_of_a_vm_that_cannot_be_saved_gives_four(run: Run, path: Path) -> None:

@@ -662,10 +662,11 @@ class _Files:
         self._files: dict[int | str, File] = {}
         self._failed: set[int | str] = set()
         self._last: set[int | str] = set()
-        self._owned: set[int] = set()
+        self.owned: set[int] = set()
+        """Descriptors that clients passed."""
 
     def owns(self, fd: int) -> None:
-        self._owned.add(fd)
+        self.owned.add(fd)
 
     @property
     def writing(self) -> bool:
@@ -677,6 +678,11 @@ class _Files:
     def ending(self) -> bool:
         """The twin has closed a file: it says so only when that is true."""
         return bool(self._last)
+
+    @property
+    def finished(self) -> bool:
+        """All that will be in some file is due, or written."""
+        return any(file.finished for file in self._files.values())
 
     def ends_with_next_timer(self) -> bool:
         """A background snapshot says `completed` with the same timer that ends the copy: everything is due before."""
@@ -760,8 +766,8 @@ class _Files:
                 self._files.pop(where).target.close()
         self._failed -= self._last
         self._last.clear()
-        for fd in self._owned - self._held_by_twin():
-            self._owned.remove(fd)
+        for fd in self.owned - self._held_by_twin():
+            self.owned.remove(fd)
             os.close(fd)
 
     def _held_by_twin(self) -> set[int]:
@@ -778,8 +784,8 @@ class _Files:
         for file in self._files.values():
             file.target.close()
         self._files.clear()
-        while self._owned:
-            os.close(self._owned.pop())
+        while self.owned:
+            os.close(self.owned.pop())
 
 
 def saved_runstate(vm: SimulatedVm, migration: Migration) -> str:
