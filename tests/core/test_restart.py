@@ -19,6 +19,8 @@ from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.sim import STOCK_10_0, Profile, Scenario
 from vmtui.backend.journal import ActionLine, EventLine
 
+pytestmark = pytest.mark.slice
+
 Told = AnyEvent | Action
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(EventLine | ActionLine)
 

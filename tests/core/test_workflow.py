@@ -7,7 +7,7 @@ from tests.core.play import Play
 from tests.explore.world import Point, Store
 from vmtui.backend.core import workflow
 from vmtui.backend.core.commands import Action, Command
-from vmtui.backend.core.events import Answered, QmpEvent, Tick
+from vmtui.backend.core.events import Answered, QmpEvent, Tick, Wish
 from vmtui.backend.core.model import Goal, OnStuck, Options, Outcome, Phase, Strategy, Then
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, Profile, Scenario
 from vmtui.backend.core.workflow import NEEDS, RULES, wake
@@ -304,6 +304,7 @@ def test_the_end_of_an_earlier_migration_is_not_taken_for_the_end_of_one_that_ne
         return how if first else None
 
     play.fault = break_at_migrate
+    play.store = Store()  # the second save has a name of its own
     play.step(Wish(play.now, SAVE))
     while not play.done:
         play.turn()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz.targets import ORDINARY, TARGETS, Target
 
+pytestmark = pytest.mark.slice
+
 
 def test_an_ordinary_run_makes_a_hundred_thousand() -> None:
     assert ORDINARY >= 100_000

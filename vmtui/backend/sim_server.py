@@ -398,7 +398,7 @@ class Qemu:
         assert self._second is not None
         for value in values:
             if not self.vm.alive:
-                return
+                break
             self._catch_up()
             complaint = _complaint(value)
             if complaint is not None:
