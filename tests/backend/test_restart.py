@@ -25,6 +25,7 @@ from vmtui.backend.core.sim.scenarios import world
 from vmtui.backend.engine import Engine, finished
 from vmtui.backend.journal import EndLine, EventLine, Head, read_journal
 from vmtui.backend.store import VmLock
+from vmtui.backend.stream import read_stream
 from vmtui.backend.unfinished import read_unfinished, unfinished_journals
 
 pytestmark = pytest.mark.usefixtures("state_home", "no_descriptor_is_left")
@@ -108,7 +109,7 @@ def test_a_save_whose_vmtui_was_killed_is_saved_by_the_next(tmp_path: Path) -> N
             assert not qemu.vm.fdsets, point
             assert result_of(view).outcome is Outcome.SAVED, f"{point}: {result_of(view)}"
             assert left(qemu) == [f"{qemu.path.stem}.vmstate", f"{qemu.path.stem}.vmstate.json"]
-            assert qemu.path.with_suffix(".vmstate").read_bytes() == stream()
+            assert read_stream(qemu.path.with_suffix(".vmstate")).whole
             assert replay.show(journal, speed=1e9, as_json=True) == Exit.OK, "the journal tells the whole story"
             head, *lines = read_journal(journal)
             assert isinstance(head, Head)
@@ -228,7 +229,7 @@ def test_after_a_reboot_a_state_that_is_whole_is_kept(path: Path) -> None:
         assert not qemu.commands("cont")[1:], "another QEMU is at its monitor now: it is left alone"
     assert (result_of(view).outcome, result_of(view).runstate) == (Outcome.ATTENTION, "gone")
     assert left(qemu) == ["qmp.vmstate", "qmp.vmstate.json"]
-    assert path.with_suffix(".vmstate").read_bytes() == stream()
+    assert read_stream(path.with_suffix(".vmstate")).whole
 
 
 def test_after_a_reboot_a_state_that_breaks_off_is_removed(one: tuple[FakeQemu, Path]) -> None:
