@@ -172,7 +172,6 @@ def error(desc: str, name: str = "GenericError", **more: Any) -> Message:
 def test_what_comes_in_one_piece_behind_quit_does_not_hide_that_qemu_has_ended(tmp_path: Path) -> None:
     with Server(tmp_path) as server, server.client() as client:
         client.send(b'{"execute": "quit"}{"execute": "query-name"}')
-        assert client.next() == {"return": {}}
         with pytest.raises(EOFError):
             while True:
                 client.next()
