@@ -66,6 +66,17 @@ def test_a_file_that_qemu_does_not_let_go_of_is_told_loudly(profile: Profile) ->
     assert any("remove-fd" in note for note in result.notes)
 
 
+def test_a_file_that_was_closed_with_its_connection_is_handed_over_again(profile: Profile) -> None:
+    def drop_before_stop(play: Play) -> None:
+        if action_name(play.state.outstanding or Command("")) == "stop" and not play.drops:
+            play.drop()
+
+    play = plan(profile, replace(SAVE, strategy=Strategy.STOP_FIRST), Scenario(primaries=0))
+    play.watch = drop_before_stop
+    assert play.run().outcome is Outcome.SAVED
+    assert play.drops == 1
+
+
 def events_lost(_play: Play, _event: QmpEvent) -> list[AnyEvent]:
     return []
 

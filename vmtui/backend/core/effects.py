@@ -377,11 +377,7 @@ def conclude(state: State) -> State:
 
 
 def take_over(state: State, event: Restarted) -> State:
-    """What a new engine relies on: on what it finds, not on a file that QEMU may have closed with the connection.
-
-    A descriptor that is handed over twice does no harm: QEMU closes the first one of the same name (getfd), or it is taken
-    back in the end (remove-fd).
-    """
+    """What a new engine relies on: on what it finds, not on a file that QEMU may have closed with the connection."""
     work = the_work(state)
     state = note(state, f"vmtui was ended in phase {work.phase} and went on from its journal")
     state = _mark(state, lost=None if is_.gone(state) else state.now)
@@ -392,8 +388,17 @@ def take_over(state: State, event: Restarted) -> State:
         restarts=work.restarts + 1,
         reserved=work.reserved or event.file,
         published=work.published or event.published,
-        fd_passed=work.fd_passed and work.sent is not Sent.NO,
     )
+
+
+def hand_file_over_again(state: State) -> State:
+    """The connection broke: while the guest runs, QEMU has closed the fd set that came by it.
+
+    A descriptor that is handed over twice does no harm: QEMU closes the first one of the same name (getfd), or it is taken
+    back in the end (remove-fd).
+    """
+    work = state.work
+    return state if work is None or work.sent is not Sent.NO else _with(state, fd_passed=False)
 
 
 # --- outcomes of actions ------------------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def observe(state: State, event: AnyEvent) -> State:
         case Connected():
             return _connect(state, event)
         case Disconnected():
-            lost = replace(state, vm=facts.disconnected(state.vm, event))
+            lost = do.hand_file_over_again(replace(state, vm=facts.disconnected(state.vm, event)))
             cut_off = isinstance(state.outstanding, Command)
             return _mark(state, do.unknown(lost, event.why) if cut_off else lost)
         case QmpEvent():
@@ -305,7 +305,9 @@ def _restart(state: State, event: Restarted) -> State:
     if not gone or event.rebooted:
         lost = Disconnected(event.at, Link.GONE if gone else Link.LOST, why)
         state = replace(state, vm=facts.disconnected(state.vm, lost))
-    state = replace(state, outstanding=None)  # nobody knows whether it was done: the facts will tell
+    state = do.hand_file_over_again(
+        replace(state, outstanding=None)
+    )  # nobody knows whether it was done: the facts will tell
     # A journal may have lost its last lines; a snapshot is there only once QEMU had finished.
     saved = event.published and work.phase in BEFORE_IT_IS_SAVED
     return enter(do.take_over(state, event), Phase.FINISH if saved else work.phase)
