@@ -55,7 +55,7 @@ def key(world: World) -> int:
             tuple(_message(each, world) for each in world.queue) if world.queue else None,
             None if world.held is None else _message(world.held, world),
             None if world.reconnect_at is None else _micros(world.reconnect_at - now),
-            (world.store, world.mode, world.back_after),
+            (world.store, world.mode, world.back_after, world.committed),
         )
     )
 
@@ -120,7 +120,7 @@ def _work(state: State, now: float) -> Hashable:
         frozenset(work.tries.items()),
         tuple(_age(work.tried_at.get(what), now, TRIED[what]) for what in _looked_at_again(work)),
         (work.fd_passed, work.fdset, work.names, work.reserved, work.replug_fd, work.replug_accepted),
-        (work.published, work.discarded, work.interrupt, work.untold, bool(work.alarms)),
+        (work.published, work.discarded, work.interrupt, work.untold, bool(work.alarms), work.restarts > 0),
         None if work.file is None else work.file.whole,
         None if work.place is None else work.place.problem,
         tuple(finding.code for finding in work.findings),

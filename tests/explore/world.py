@@ -36,6 +36,7 @@ from vmtui.backend.core.events import (
     Disconnected,
     QmpEvent,
     Refused,
+    Restarted,
     Tick,
     Unknown,
     Wish,
@@ -94,13 +95,16 @@ class Choice(StrEnum):
     DROP_FOR_GOOD = "drop-for-good"
     CANCEL = "cancel"
     """The user cancels, just before."""
+    RESTART = "restart"
+    """vmtui is killed, with all that is on its way; a new one goes on from the journal."""
 
 
 OPTIONS: dict[Point, tuple[Choice, ...]] = {
-    Point.ACTION: (Choice.REFUSE, Choice.REFUSE_KIND, Choice.REFUSE_ALL, Choice.DROP, Choice.DROP_FOR_GOOD, Choice.CANCEL),
-    Point.EVENT:  (Choice.LOSE, Choice.LOSE_ALL, Choice.DOUBLE, Choice.SWAP, Choice.DROP, Choice.CANCEL),
-    Point.REPLY:  (Choice.LOSE, Choice.LOSE_ALL, Choice.DROP, Choice.CANCEL),
-    Point.WAIT:   (Choice.DROP, Choice.CANCEL),
+    Point.ACTION: (Choice.REFUSE, Choice.REFUSE_KIND, Choice.REFUSE_ALL, Choice.DROP, Choice.DROP_FOR_GOOD, Choice.CANCEL,
+                   Choice.RESTART),
+    Point.EVENT:  (Choice.LOSE, Choice.LOSE_ALL, Choice.DOUBLE, Choice.SWAP, Choice.DROP, Choice.CANCEL, Choice.RESTART),
+    Point.REPLY:  (Choice.LOSE, Choice.LOSE_ALL, Choice.DROP, Choice.CANCEL, Choice.RESTART),
+    Point.WAIT:   (Choice.DROP, Choice.CANCEL, Choice.RESTART),
 }  # fmt: skip
 """Where what may go wrong. Another kind of deviation is a member above, a word here, and a line in `World.take`.
 
@@ -162,6 +166,11 @@ class Stored:
 
 
 Message = QmpEvent | Reply | Stored
+
+
+def changes_something(action: Action | None) -> bool:
+    """The store's actions after the first one do too, but that one comes before them."""
+    return isinstance(action, Reserve) or (isinstance(action, Command) and action.learns is None)
 
 
 @cache
@@ -230,6 +239,8 @@ class World:
         """What arrives after the next message."""
         self.performed = 0
         """The number of the last action that was performed, or was kept from being."""
+        self.committed = False
+        """The journal is on disk: from the first action on that changes anything."""
         self.deadline: float | None = None
         """When a reply that has not come counts as lost."""
         self.reconnect_at: float | None = None
@@ -289,6 +300,8 @@ class World:
             case Choice.CANCEL:
                 seen = point is Point.REPLY and isinstance(self.queue[0], Reply)
                 return not (seen or self.work.given_up or self.work.published)
+            case Choice.RESTART:
+                return self.committed or (point is Point.ACTION and changes_something(self.state.outstanding))
             case Choice.REFUSE_ALL:
                 action = self.state.outstanding
                 asks = isinstance(action, Command) and action.learns is not None
@@ -320,6 +333,8 @@ class World:
                 self.drop()
             case Choice.DROP_FOR_GOOD:
                 self.drop(for_good=True)
+            case Choice.RESTART:
+                self.restart()
             case Choice.LOSE_ALL if point is Point.EVENT:
                 self.mode = replace(self.mode, deaf=True)
             case Choice.LOSE_ALL:
@@ -353,6 +368,17 @@ class World:
         self.reconnect_at = None if for_good or self.back_after is None else self.now + self.back_after
         self.step(Disconnected(self.now, Link.LOST, "the monitor's connection broke"))
 
+    def restart(self) -> None:
+        """vmtui is killed. To play the journal gives the very state that it had (tests/core/test_restart.py); then there is
+        one event more, and the new engine connects. What is on disk was synced before anything was changed."""
+        back = self.linked or self.reconnect_at is not None
+        self.vm.disconnect(self.now)
+        self.queue, self.held, self.deadline = (), None, None
+        self.performed, self.committed = self.state.actions, True
+        self.reconnect_at = self.now + (self.back_after or BACK_AFTER) if back and self.vm.alive else None
+        store = self.store
+        self.step(Restarted(self.now, file=store.partial or store.published, published=store.published))
+
     def connect(self) -> None:
         self.reconnect_at = None
         self.vm.connect(self.now)
@@ -366,6 +392,7 @@ class World:
     def _act(self, choice: Choice) -> None:
         action = self.state.outstanding
         assert action is not None
+        self.committed = self.committed or changes_something(action)
         if choice is Choice.REFUSE or self.mode.refused & {"*", name_of(action)}:
             self.refuse()
         else:
