@@ -137,6 +137,16 @@ def test_a_monitor_that_never_comes_back_is_said_and_the_partial_file_is_kept(pr
     assert any(".partial" in note for note in result.notes)
 
 
+def test_a_monitor_that_falls_silent_before_quit_is_not_asked_for_ever(profile: Profile) -> None:
+    def silent_once_saved(play: Play, action: Action) -> str | None:
+        return "lose-reply" if play.store.published and isinstance(action, Command) else None
+
+    play = plan(profile, replace(SAVE, then=Then.QUIT))
+    play.fault = silent_once_saved
+    assert play.run().outcome is Outcome.ATTENTION
+    assert play.store.published
+
+
 def test_a_qemu_that_quits_after_the_save_leaves_a_snapshot(profile: Profile) -> None:
     play = plan(profile, replace(SAVE, then=Then.QUIT))
     result = play.run()
