@@ -66,6 +66,28 @@ def test_a_file_that_qemu_does_not_let_go_of_is_told_loudly(profile: Profile) ->
     assert any("remove-fd" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("how", ["refuse", "drop-before", "drop-after"])
+def test_a_descriptor_whose_closing_went_wrong_is_closed_again(how: str) -> None:
+    def once(play: Play, action: Action) -> str | None:
+        first = len(play.commands(action_name(action))) == 1
+        return {"migrate": "refuse", "closefd": how}.get(action_name(action)) if first else None
+
+    play = plan(STOCK_7_2)
+    play.fault = once
+    assert play.run().outcome is Outcome.FAILED
+    assert len(play.commands("closefd")) == 2
+    assert not play.vm.fds
+
+
+def test_a_descriptor_that_qemu_does_not_close_is_told_loudly() -> None:
+    play = plan(STOCK_7_2)
+    play.fault = lambda _play, action: "refuse" if action_name(action) in ("migrate", "closefd") else None
+    result = play.run()
+    assert play.vm.fds
+    assert result.outcome is Outcome.ATTENTION
+    assert any("closefd" in note for note in result.notes)
+
+
 def test_a_file_that_was_closed_with_its_connection_is_handed_over_again(profile: Profile) -> None:
     def drop_before_stop(play: Play) -> None:
         if action_name(play.state.outstanding or Command("")) == "stop" and not play.drops:

@@ -284,9 +284,10 @@ def ask_fdsets(state: State) -> State:
 
 
 def close_descriptor(state: State) -> State:
-    """Try: it may be gone already, taken by a migrate whose answer was lost."""
-    name, *others = the_work(state).names
-    return _with(send(state, Command("closefd", {"fdname": name})), names=tuple(others))
+    """It may be gone already, taken by a migrate whose answer was lost: QEMU then says so. Each has its turn."""
+    work = the_work(state)
+    name = work.names[work.tries.get("set-closed", 0) % len(work.names)]
+    return tried(send(state, Command("closefd", {"fdname": name})), "set-closed")
 
 
 def _hand_over(state: State, name: str, fd: Fd) -> State:
@@ -423,9 +424,10 @@ def _heard(state: State) -> State:
 
 def _done(state: State, command: Command, learned: Learned | None) -> State:
     if command.execute == "migrate":
-        taken = str(command.arguments.get("uri", "")).removeprefix("fd:")
-        state = _with(state, names=tuple(name for name in the_work(state).names if name != taken))
+        state = _without_descriptor(state, str(command.arguments.get("uri", "")).removeprefix("fd:"))
     match command.execute:
+        case "closefd":
+            return _without_descriptor(state, command.arguments["fdname"])
         case "migrate" if state.work is not None and state.work.phase is not Phase.REPLUG:
             return _with(_forget_unless_seen(state, Fact.MIGRATION), sent=Sent.YES)
         case "migrate":
@@ -449,6 +451,11 @@ def _done(state: State, command: Command, learned: Learned | None) -> State:
             number = learned.value if isinstance(learned, Number) else None
             return _with(state, fd_passed=True, fdset=number)
     return state
+
+
+def _without_descriptor(state: State, name: str) -> State:
+    """QEMU holds none of this name any more."""
+    return _with(state, names=tuple(each for each in the_work(state).names if each != name))
 
 
 def _forget_unless_seen(state: State, fact: Fact) -> State:
@@ -496,8 +503,10 @@ def refused(state: State, text: str, error_class: str) -> State:
             return give_up(_with(state, sent=sent), Trouble.QEMU, f"QEMU refused migrate: {text}")
         case Command() if work.phase in FORWARD:
             return give_up(state, Trouble.QEMU, f"QEMU refused {action.execute}: {text}")
+        case Command("closefd", arguments) if "not found" in text:
+            return _without_descriptor(state, arguments["fdname"])
         case Command(execute="remove-fd" | "closefd"):
-            return state  # it is gone already: taken by migrate, or closed with the connection that it came by
+            return state  # fd sets are asked for again; a descriptor that is not closed is tried again, and told
         case Command(execute="getfd"):
             return tried(_with(state, replug_fd=False), "replug")
         case Command():

@@ -83,6 +83,7 @@ def _problems(state: State) -> list[str]:
     if work.given_up and work.has_partial:
         problems.append(f"{work.options.output}.partial could not be removed")
     problems += [f"QEMU keeps the file open (fd set {number}); take it back: QMP remove-fd" for number in vm.fdsets]
+    problems += [f"QEMU may keep descriptor {name} open; close it: QMP closefd" for name in work.names]
     if is_.migration_running(state):
         problems.append(f"a migration is still under way (status {vm.migration.status!r})")
     if not is_.should_stay_stopped(state):
