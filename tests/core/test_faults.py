@@ -7,6 +7,7 @@ from tests.core.play import Fault, Play
 from tests.explore.invariants import broken
 from tests.explore.world import name_of as action_name
 from vmtui.backend.core.commands import Action, Command
+from vmtui.backend.core.conditions import TRIES
 from vmtui.backend.core.events import AnyEvent, QmpEvent
 from vmtui.backend.core.model import Options, Outcome, Strategy, Then
 from vmtui.backend.core.sim import (
@@ -97,6 +98,22 @@ def test_a_file_that_was_closed_with_its_connection_is_handed_over_again(profile
     play.watch = drop_before_stop
     assert play.run().outcome is Outcome.SAVED
     assert play.drops == 1
+
+
+@pytest.mark.parametrize("query", ["query-status", "query-migrate-parameters", "query-migrate-capabilities"])
+def test_what_qemu_tells_after_all_is_no_alarm(query: str) -> None:
+    asked: list[Action] = []
+
+    def refused_at_first(play: Play, action: Action) -> str | None:
+        if play.work.baseline is None or action_name(action) != query:
+            return None
+        asked.append(action)
+        return "refuse" if len(asked) <= TRIES else None
+
+    play = plan(STOCK_10_0)
+    play.fault = refused_at_first
+    assert play.run().outcome is Outcome.FAILED
+    assert len(asked) > TRIES
 
 
 def events_lost(_play: Play, _event: QmpEvent) -> list[AnyEvent]:

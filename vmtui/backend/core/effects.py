@@ -410,9 +410,16 @@ def answered(state: State, learned: Learned | None) -> State:
     action, state = state.outstanding, _heard(replace(state, outstanding=None))
     if isinstance(action, Command):
         if action.learns is not None:
-            return replace(state, vm=facts.learn(state.vm, action, learned, state.now)) if learned else state
+            return _told(state, action, action.learns, learned) if learned else state
         return _done(state, action, learned)
     return _stored(state, action, learned)
+
+
+def _told(state: State, query: Command, fact: Fact, learned: Learned) -> State:
+    state = replace(state, vm=facts.learn(state.vm, query, learned, state.now))
+    if state.work is None or fact not in state.work.untold:
+        return state
+    return _with(state, untold=tuple(each for each in state.work.untold if each is not fact))  # told after all
 
 
 def _heard(state: State) -> State:
