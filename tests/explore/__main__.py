@@ -1,7 +1,8 @@
 """`make explore`: walk from every root, as deep as the time allows, and say what was found.
 
-First every root with one deviation, then with two, and so on up to `--depth`, the roots that matter most first. What
-could not be finished in time is said. Exits with 1 where an invariant does not hold.
+In rounds, each with its share of the time (`rounds`): what a round leaves over is the next one's. In a round the roots that
+matter most come first, and a guest that is waited for long comes last. What could not be finished in time is said. Exits
+with 1 where an invariant does not hold.
 """
 
 import argparse
@@ -13,14 +14,38 @@ from dataclasses import dataclass
 from multiprocessing import Pool
 
 from tests.explore.invariants import Verdict
-from tests.explore.roots import Root, roots
+from tests.explore.roots import GUESTS, LONG, REFUSED, RESUMED, Root, roots
 from tests.explore.walk import Found, Recipe, walk
+from tests.explore.world import BREAKS, Choice
+
+EVERY = 30.0
+"""Seconds after which progress is told again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    name: str
+    depth: int
+    kinds: frozenset[Choice]
+    guests: frozenset[str]
+    share: float
+    """Of the whole time, until which it goes at most."""
+
+
+def rounds(depth: int) -> tuple[Round, ...]:
+    """Once anything, everywhere; more often what breaks off a story, where it is short; then anything, that often."""
+    everywhere, short = frozenset(GUESTS | RESUMED | REFUSED), frozenset({"no-failover"})
+    anything = frozenset(Choice)
+    once = Round("anything", 1, anything, everywhere, 0.5 if depth > 1 else 1.0)
+    breaks = Round("breaks", depth + 1, BREAKS, short, 0.65)
+    deeper = tuple(Round("anything", each, anything, everywhere, 1.0) for each in range(2, depth + 1))
+    return (once, breaks, *deeper) if depth > 1 else (once,)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     root: Root
-    depth: int
+    round: Round
     until: float
 
 
@@ -34,13 +59,15 @@ class Done:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    until = time.monotonic() + options.minutes * 60
+    began, seconds = time.monotonic(), options.minutes * 60
     chosen = [root for root in roots() if all(word in str(root).split() for word in options.only)]
+    chosen.sort(key=lambda root: root.guest in LONG)
     done: list[Done] = []
     with Pool(options.jobs) as pool:
-        for depth in range(1, options.depth + 1):
-            tasks = [Task(root, depth, until) for root in chosen]
-            done += _told(pool.imap_unordered(_walk, tasks), len(tasks), depth)
+        for each in rounds(options.depth):
+            until = began + each.share * seconds
+            tasks = [Task(root, each, until) for root in chosen if root.guest in each.guests]
+            done += _told(pool.imap_unordered(_walk, tasks), len(tasks), each)
     _report(done)
     return int(any(each.found.failures for each in done))
 
@@ -58,18 +85,23 @@ def _walk(task: Task) -> Done:
     began = time.process_time()
     if time.monotonic() >= task.until:
         return Done(task, Found(complete=False), 0.0)
-    found = walk(task.root, task.depth, until=task.until)
+    found = walk(task.root, task.round.depth, kinds=task.round.kinds, until=task.until)
     return Done(task, found, time.process_time() - began)
 
 
-def _told(results: Iterator[Done], total: int, depth: int) -> Iterator[Done]:
+def _told(results: Iterator[Done], total: int, about: Round) -> Iterator[Done]:
     """Progress goes to stderr, and failures at once."""
+    began = told = time.monotonic()
+    states = paths = 0
     for number, each in enumerate(results, 1):
-        print(f"\rdepth {depth}: {number} of {total} roots", end="", file=sys.stderr, flush=True)
+        states, paths = states + each.found.states, paths + each.found.paths
         for text, recipe in each.found.failures:
-            print(f"\n{each.task.root}: {text}\n    {_shown(recipe)}", file=sys.stderr)
+            print(f"{each.task.root}: {text}\n    {_shown(recipe)}", file=sys.stderr)
+        if (now := time.monotonic()) - told >= EVERY or number == total:
+            told = now
+            seen = f"{number} of {total} roots, {states:,} states, {paths:,} paths"
+            print(f"{about.name}, {about.depth} deep: {seen} in {now - began:.0f} s", file=sys.stderr, flush=True)
         yield each
-    print(file=sys.stderr)
 
 
 def _shown(recipe: Recipe) -> str:
@@ -78,15 +110,19 @@ def _shown(recipe: Recipe) -> str:
 
 def _report(done: list[Done]) -> None:
     print(
-        f"{'depth':>5} {'roots':>11} {'states':>12} {'transitions':>12} {'runs walked':>12} {'paths':>14} {'states/s':>9}"
+        f"{'what':<9} {'deep':>4} {'roots':>9} {'states':>11} {'transitions':>12} {'walked':>11} {'paths':>13} {'CPU s':>7}"
     )
-    for depth in sorted({each.task.depth for each in done}):
-        _line(str(depth), [each for each in done if each.task.depth == depth])
-    _line("all", done)
-    print("""
-states       distinct, by root and depth        runs walked  to an end, or to a state already known
-transitions  steps taken                        paths        different ones from a root to an end that these cover
-states/s     a second of CPU of one core        roots        finished, of those that there are
+    for about in dict.fromkeys(each.task.round for each in done):
+        _line(about.name, about.depth, [each for each in done if each.task.round == about])
+    _line("all", "", done)
+    print(f"""
+anything     any deviation, that many times on one path at most
+breaks       {", ".join(sorted(BREAKS))}
+roots        finished, of those that there are; what was walked of the others counts too
+states       distinct ones of each root and line
+transitions  steps taken
+walked       of the paths: step by step, to an end or to a state that is known, from which the rest was walked before
+paths        different ones from a root to an end, over these states; those with fewer deviations are in more lines than one
 """)
     ends: Counter[Verdict] = Counter()
     examples: dict[Verdict, tuple[Root, Recipe]] = {}
@@ -106,13 +142,14 @@ states/s     a second of CPU of one core        roots        finished, of those 
         print(f"{failed}: {text}\n    replay({failed!r}(), {recipe!r})")
 
 
-def _line(name: str, done: list[Done]) -> None:
+def _line(name: str, depth: object, done: list[Done]) -> None:
     found = [each.found for each in done]
-    states, seconds = sum(each.states for each in found), sum(each.seconds for each in done)
-    roots_done = f"{sum(each.complete for each in found)}/{len(found)}"
-    steps, runs, paths = (sum(getattr(each, what) for each in found) for what in ("steps", "runs", "paths"))
-    rate = states / seconds if seconds else 0
-    print(f"{name:>5} {roots_done:>11} {states:>12,} {steps:>12,} {runs:>12,} {paths:>14,} {rate:>9,.0f}")
+    finished = f"{sum(each.complete for each in found)}/{len(found)}"
+    states, steps, runs, paths = (
+        sum(getattr(each, what) for each in found) for what in ("states", "steps", "runs", "paths")
+    )
+    seconds = sum(each.seconds for each in done)
+    print(f"{name:<9} {depth:>4} {finished:>9} {states:>11,} {steps:>12,} {runs:>11,} {paths:>13,} {seconds:>7,.0f}")
 
 
 def _words(verdict: Verdict) -> str:

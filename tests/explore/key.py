@@ -55,7 +55,7 @@ def key(world: World) -> int:
             tuple(_message(each, world) for each in world.queue) if world.queue else None,
             None if world.held is None else _message(world.held, world),
             None if world.reconnect_at is None else _micros(world.reconnect_at - now),
-            (world.store, world.mode, world.back_after, world.committed),
+            (world.store, world.mode, world.back_after, world.intent_kept),
         )
     )
 

@@ -54,6 +54,9 @@ GUESTS: dict[str, Scenario] = {
 }  # fmt: skip
 """Those that a save can begin with."""
 
+LONG = frozenset({"never-ejects", "panics-pause", "panics-silently", "panics-run"})
+"""Guests that QEMU waits for for 30 s after a cancel, in which no two ways meet again: each is a hundred times the work."""
+
 RESUMED: dict[str, Scenario] = {
     "good":           Scenario(),
     "card-out":       Scenario(card=CardState.OUT),

@@ -112,6 +112,8 @@ A cancel before QEMU's reply is the cancel before its action; a connection that 
 """
 
 
+BREAKS = frozenset({Choice.DROP, Choice.RESTART, Choice.CANCEL})
+"""What breaks off a story, whatever was being done."""
 FOR_EVER = frozenset({Choice.REFUSE_KIND, Choice.REFUSE_ALL})
 """Long stories: a walk has them as the only deviation, never with others (tests with random plans have both)."""
 
@@ -239,8 +241,8 @@ class World:
         """What arrives after the next message."""
         self.performed = 0
         """The number of the last action that was performed, or was kept from being."""
-        self.committed = False
-        """The journal is on disk: from the first action on that changes anything."""
+        self.intent_kept = False
+        """On disk, in the journal: from the first action on that changes anything."""
         self.deadline: float | None = None
         """When a reply that has not come counts as lost."""
         self.reconnect_at: float | None = None
@@ -301,7 +303,7 @@ class World:
                 seen = point is Point.REPLY and isinstance(self.queue[0], Reply)
                 return not (seen or self.work.given_up or self.work.published)
             case Choice.RESTART:
-                return self.committed or (point is Point.ACTION and changes_something(self.state.outstanding))
+                return self.intent_kept or (point is Point.ACTION and changes_something(self.state.outstanding))
             case Choice.REFUSE_ALL:
                 action = self.state.outstanding
                 asks = isinstance(action, Command) and action.learns is not None
@@ -374,7 +376,7 @@ class World:
         back = self.linked or self.reconnect_at is not None
         self.vm.disconnect(self.now)
         self.queue, self.held, self.deadline = (), None, None
-        self.performed, self.committed = self.state.actions, True
+        self.performed, self.intent_kept = self.state.actions, True
         self.reconnect_at = self.now + (self.back_after or BACK_AFTER) if back and self.vm.alive else None
         store = self.store
         self.step(Restarted(self.now, file=store.partial or store.published, published=store.published))
@@ -392,7 +394,7 @@ class World:
     def _act(self, choice: Choice) -> None:
         action = self.state.outstanding
         assert action is not None
-        self.committed = self.committed or changes_something(action)
+        self.intent_kept = self.intent_kept or changes_something(action)
         if choice is Choice.REFUSE or self.mode.refused & {"*", name_of(action)}:
             self.refuse()
         else:
