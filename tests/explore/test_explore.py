@@ -21,18 +21,26 @@ def told(found: Found) -> str:
 
 
 @pytest.mark.slice
-def test_no_two_faults_at_any_points_make_a_bad_ending() -> None:
-    """Whatever goes wrong, and again while recovering from it: the guest runs, has a card, and nothing is special."""
-    found = walk(Root("stock-10.0", "save", "good"), 2, kinds=ONCE - {Choice.LOSE_ALL})
+@pytest.mark.parametrize(("root", "paths"), [
+    (Root("stock-10.0", "save", "good"), 80_000),
+    (Root("stock-7.2", "save", "no-failover"), 25_000),
+], ids=str)  # fmt: skip
+def test_no_two_faults_at_any_points_make_a_bad_ending(root: Root, paths: int) -> None:
+    """Whatever goes wrong, and again while recovering from it.
+
+    A run is a path from the root to an end, and no two are the same. One in three is walked, step by step, to an end or
+    to a state that is known (of three breaks, below, one in eighteen); what comes after that state was walked before. That
+    equal states have equal futures is tested below. All the tests of the slice together are over 800,000 runs.
+    """
+    found = walk(root, 2, kinds=ONCE - {Choice.LOSE_ALL})
     assert not found.failures, told(found)
-    assert found.paths > 90_000
+    assert found.paths > paths
 
 
 @pytest.mark.slice
-@pytest.mark.parametrize("profile", ["stock-7.2", "stock-11.1"])
-def test_no_three_breaks_make_a_bad_ending(profile: str) -> None:
+def test_no_three_breaks_make_a_bad_ending() -> None:
     """The connection breaks, vmtui is killed, the user cancels: in any order, at any points."""
-    found = walk(Root(profile, "save", "no-failover"), 3, kinds=BREAKS)
+    found = walk(Root("stock-11.1", "save", "no-failover"), 3, kinds=BREAKS)
     assert not found.failures, told(found)
     assert found.paths > 300_000
 
