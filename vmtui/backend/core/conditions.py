@@ -112,7 +112,7 @@ def lost_too_long(state: State) -> bool:
 
 
 def may_come_back(state: State) -> bool:
-    return state.vm.link is Link.LOST and not lost_too_long(state)
+    return state.vm.link is Link.LOST
 
 
 # --- pre-flight ---------------------------------------------------------------------------------------------------
