@@ -198,7 +198,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.to_quit, is_.connected, is_.status_is_old), do.ask_status),
         Rule((is_.to_quit, is_.connected, is_.runs_or_panicked), do.refuse_to_quit, Phase.RESUME),
         Rule((is_.to_quit, is_.connected), go=Phase.QUIT),
-        Rule((is_.to_quit, is_.may_come_back), None),
+        Rule((is_.may_come_back,), None),
         Rule((), go=Phase.PROVE),
     ),
     Phase.QUIT: (
