@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = ("test_rules.py", "test_workflow.py", "test_preflight.py", "test_faults.py")
 """In tests/core, the quick ones first."""
 WORKERS = 2
-CPU_LIMIT = 8.0
-"""Seconds of CPU that one test may use before it counts as hanging; the slowest takes two."""
+LONGER = 3.0
+"""A test that needs this many times the CPU that it needs without a mutant, and `A_MOMENT` more, hangs."""
+A_MOMENT = 1.0
+"""Seconds of CPU."""
 
 EQUIVALENT: dict[str, str] = {}
 """Mutants that no test can catch, and why."""
@@ -225,6 +228,8 @@ class Hunt:
         """Those first that caught a mutant lately."""
         self.touched: dict[str, set[str]] = {}
         """By the name of a test: what happens in it."""
+        self.needs: dict[str, float] = {}
+        """By the name of a test: seconds of CPU."""
         self.running: dict[int, tuple[Mutant, int]] = {}
         """By process id: the mutant, and the file in which the child tells what test it runs."""
         self.survivors: list[str] = []
@@ -246,12 +251,12 @@ class Hunt:
             if os.waitpid(process, 0)[1]:
                 raise pytest.UsageError(f"a test fails without any mutant, about here: {_lines(told)[-1]}")
             for line in _lines(told):
-                name, *seen = json.loads(line)
-                self.touched[name] = set(seen)
+                name, seconds, *seen = json.loads(line)
+                self.touched[name], self.needs[name] = set(seen), seconds
 
     def _start(self, session: pytest.Session, mutant: Mutant) -> None:
         tests = [test for test in self.tests if mutant.touches in self.touched[test.nodeid]]
-        process, told = _fork(_hunt, mutant, session, tests)
+        process, told = _fork(_hunt, mutant, session, tests, self.needs)
         self.running[process] = mutant, told
 
     def _collect_one(self) -> None:
@@ -288,17 +293,18 @@ def _watch(session: pytest.Session, tests: list[pytest.Item], tell: int) -> None
     watch.begin()
     for test, following in _pairs(tests):
         watch.seen.clear()
+        begun = time.process_time()
         _run(test, following)
-        os.write(tell, json.dumps([test.nodeid, *sorted(watch.seen)]).encode() + b"\n")
+        os.write(tell, json.dumps([test.nodeid, time.process_time() - begun, *sorted(watch.seen)]).encode() + b"\n")
     os._exit(1 if session.testsfailed else 0)
 
 
-def _hunt(mutant: Mutant, session: pytest.Session, tests: list[pytest.Item], tell: int) -> None:
+def _hunt(mutant: Mutant, session: pytest.Session, tests: list[pytest.Item], needs: dict[str, float], tell: int) -> None:
     """The exit code says whether a test failed; the last one told is the test that did, or that hangs."""
     mutant.apply()
     for test, following in _pairs(tests):
         os.write(tell, test.nodeid.encode() + b"\n")
-        signal.setitimer(signal.ITIMER_VIRTUAL, CPU_LIMIT)
+        signal.setitimer(signal.ITIMER_VIRTUAL, A_MOMENT + LONGER * needs[test.nodeid])
         _run(test, following)
         if session.testsfailed:
             os._exit(1)
@@ -331,7 +337,7 @@ def main() -> int:
     core = ROOT / "tests" / "core"
     files = [str(core / name) for name in TESTS]
     ended = pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-o", "addopts=", *files], plugins=[hunt])
-    _say(f"{count} mutants, {len(hunt.survivors)} survived")
+    _say(f"{count} mutants, {len(hunt.survivors)} survived; {sum(os.times()[:4]):.0f} s of CPU")
     for name in hunt.survivors:
         _say(f"SURVIVED   {name}")
     return 1 if hunt.survivors or ended not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else 0

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.core.play import Fault, Play
+from tests.core.test_restart import GOOD, Kill, Mortal, line_with
 from tests.explore.world import Store
 from tools.mutate import EQUIVALENT, mutants
 from vmtui.backend.core import workflow
@@ -802,3 +803,35 @@ def test_a_vm_that_cannot_be_migrated_now_is_refused_before_anything_is_touched(
     play = Play(scenario=scenario)
     assert play.run().outcome is Outcome.REFUSED
     assert Reserve not in {type(each) for each in play.sent}
+
+
+def test_what_is_known_at_the_end_was_asked_once() -> None:
+    play = Play()
+    play.run()
+    begun = [type(each) for each in play.sent].index(Publish)
+    asked = [each.learns for each in play.sent[begun:] if isinstance(each, Command)]
+    assert len(asked) == len(set(asked))
+
+
+def test_a_guest_that_runs_no_more_once_the_monitor_is_back_does_not_keep_qemu_from_being_ended() -> None:
+    def briefly(play: Play) -> None:
+        play.step(QmpEvent(play.now, "RESUME", {}))
+        play.drop()
+
+    play = Play(options=QUIT, watch=once(in_phase(Phase.VERIFY), briefly))
+    assert play.run().outcome is Outcome.SAVED
+    assert not play.vm.alive
+
+
+def test_a_file_that_was_handed_over_in_vain_is_not_kept_open_by_qemu() -> None:
+    play = Play(profile=STOCK_7_2, fault=refusing("migrate"))
+    play.run()
+    assert not play.vm.fds
+
+
+@pytest.mark.parametrize(("until", "whole"), [("completed", True), ("active", False)])
+def test_only_the_file_tells_whether_a_qemu_that_ended_unseen_had_written_all_of_it(until: str, whole: bool) -> None:
+    play = Mortal(kills=(Kill(line_with(f'"status":"{until}"'), after=False),), rebooted=True)
+    result = play.run()
+    assert (result.outcome, play.store.published, play.store.partial) == (Outcome.ATTENTION, whole, False)
+    assert any("while no vmtui looked" in note for note in result.notes)
