@@ -87,9 +87,8 @@ def answers_are_needed(state: State) -> bool:
 
 
 def lost_after_quit(state: State) -> bool:
-    """Over tcp nobody knows QEMU's process: a monitor that is gone after `quit` was sent must do."""
-    work = the_work(state)
-    return state.vm.link is Link.LOST and not state.vm.pid and "quit" in work.tries and state.now - work.entered > SELF_PLUG
+    """Over tcp nobody knows QEMU's process: a monitor that is gone after `quit`, which QUIT begins with, must do."""
+    return state.vm.link is Link.LOST and not state.vm.pid and state.now - the_work(state).entered > SELF_PLUG
 
 
 def state_was_complete(state: State) -> bool:
@@ -99,7 +98,7 @@ def state_was_complete(state: State) -> bool:
 def state_may_be_complete(state: State) -> bool:
     """QEMU ended while no vmtui looked: whether it had written the whole state, only the file can tell."""
     work = the_work(state)
-    return gone(state) and work.restarts > 0 and work.reserved and work.file is None and not work.given_up
+    return gone(state) and work.restarts > 0 and work.reserved and not work.given_up
 
 
 def nothing_touched(state: State) -> bool:
@@ -236,9 +235,14 @@ def should_stay_stopped(state: State) -> bool:
 
 def cannot_run(state: State) -> bool:
     """QEMU would let a panicked guest run on, over the evidence: it is left as it stands."""
-    if state.vm.panicked and stopped(state):
-        return True
-    return state.vm.runstate in {"guest-panicked", "internal-error", "shutdown", "inmigrate", "watchdog", "colo"}
+    return state.vm.panicked or state.vm.runstate in {
+        "guest-panicked",
+        "internal-error",
+        "shutdown",
+        "inmigrate",
+        "watchdog",
+        "colo",
+    }
 
 
 def may_try_cont(state: State) -> bool:
