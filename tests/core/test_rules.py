@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.core.play import Fault, Play
-from tests.core.test_restart import GOOD, Kill, Mortal, line_with
+from tests.core.test_restart import Kill, Mortal, line_with
 from tests.explore.world import Store
 from tools.mutate import EQUIVALENT, mutants
 from vmtui.backend.core import workflow
@@ -835,3 +835,65 @@ def test_only_the_file_tells_whether_a_qemu_that_ended_unseen_had_written_all_of
     result = play.run()
     assert (result.outcome, play.store.published, play.store.partial) == (Outcome.ATTENTION, whole, False)
     assert any("while no vmtui looked" in note for note in result.notes)
+
+
+def test_nothing_is_said_to_be_written_before_the_pause_of_a_guest_that_stood_already() -> None:
+    assert stop_first().run().bytes_before_pause is None
+
+
+def test_a_qemu_at_a_tcp_port_that_refuses_to_quit_is_still_there() -> None:
+    result = OverTcp(options=QUIT, pid=0, fault=refusing("quit")).run()
+    assert result.outcome is Outcome.SAVED
+    assert result.runstate == "postmigrate"
+
+
+def test_a_qemu_at_a_tcp_port_whose_monitor_broke_before_it_heard_of_quit_is_told_again() -> None:
+    def lose(play: Play, action: Action) -> str | None:
+        quits = isinstance(action, Command) and action.execute == "quit"
+        return "drop-before" if quits and not play.drops else None
+
+    play = OverTcp(options=QUIT, pid=0, fault=lose)
+    assert play.run().outcome is Outcome.SAVED
+    assert not play.vm.alive
+
+
+def test_a_save_goes_on_behind_a_restart_where_qemu_is_still_there() -> None:
+    play = Mortal(kills=(Kill(line_with('"status":"active"')),))
+    result = play.run()
+    assert result.outcome is Outcome.SAVED
+    assert not any("QEMU ended" in note for note in result.notes)
+
+
+class Unsynced(Mortal):
+    """What the store did last never reached the disk."""
+
+    def restart(self) -> None:
+        self.store = Store()
+        super().restart()
+
+
+def test_of_a_file_that_was_never_made_nobody_says_that_it_was_read() -> None:
+    play = Unsynced(kills=(Kill(line_with('"reserve"') + 1),), rebooted=True)
+    result = play.run()
+    assert "QEMU ended in phase prepare" in str(result.error)
+    assert not any("was read through" in note for note in result.notes)
+
+
+def test_of_a_file_that_was_given_up_before_qemu_ended_nobody_says_that_it_was_read() -> None:
+    full = Scenario(write_fails_after=10_000_000)
+    play = Mortal(scenario=full, kills=(Kill(line_with('"cont"', scenario=full)),), rebooted=True)
+    result = play.run()
+    assert (result.outcome, play.store.partial) == (Outcome.ATTENTION, False)
+    assert not any("was read through" in note for note in result.notes)
+
+
+def test_a_resume_asks_for_no_place_to_save_to() -> None:
+    play = Play(scenario=Scenario(card=CardState.OUT), options=Options(goal=Goal.RESUME))
+    assert play.run().outcome is Outcome.RESUMED
+    assert all(isinstance(each, Command) for each in play.sent)
+
+
+def test_a_check_that_finds_a_reason_not_to_save_is_no_refusal() -> None:
+    play = Play(scenario=Scenario(card=CardState.OUT), options=replace(SAVE, goal=Goal.CHECK))
+    assert play.run().outcome is Outcome.CHECKED
+    assert play.work.blocked
