@@ -1,7 +1,7 @@
 """Each rule of the table matters: without it, one of these facts about a VM or its file is none any more."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from tests.core.play import Fault, Play
 from tests.core.test_restart import Kill, Mortal, line_with
-from tests.explore.world import Store
+from tests.explore.world import Point, Store
 from tools.mutate import EQUIVALENT, mutants
 from vmtui.backend.core import workflow
 from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
 from vmtui.backend.core.errors import Exit
-from vmtui.backend.core.events import AnyEvent, QmpEvent, Tick
+from vmtui.backend.core.events import AnyEvent, Connected, QmpEvent, Tick
 from vmtui.backend.core.model import Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
 from vmtui.backend.core.sim.target import Fd, Target
@@ -199,6 +199,15 @@ def foreign_migration(play: Play) -> None:
     """Somebody else starts one, which takes for ever."""
     play.vm.parameters["max-bandwidth"] = 1
     play.vm.migrate(lambda _: Target("file", "/dev/null"))
+
+
+def slow_migration(play: Play) -> None:
+    """The same, without a parameter that tells of it."""
+    limit = play.vm.parameters["max-bandwidth"]
+    foreign_migration(play)
+    play.vm.parameters["max-bandwidth"] = limit
+    play.vm.scenario = dataclasses.replace(play.vm.scenario, disk_speed=1.0)
+    play.vm.parameters_changed()
 
 
 def answers(play: Play, command: str, phase: Phase, change: Callable[[Any], Any], count: int = 1 << 30) -> None:
@@ -480,9 +489,11 @@ def test_a_driver_gets_its_time_to_take_the_card_and_no_more(delay: float, drive
     assert play.now < 10
 
 
-def test_a_migration_that_somebody_else_began_before_the_card_was_back_is_left_to_them() -> None:
-    play = Play(watch=once(in_phase(Phase.REPLUG), foreign_migration))
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_migration_that_somebody_else_began_before_the_card_was_back_is_left_to_them(lost: bool) -> None:
+    play = Play(watch=once(in_phase(Phase.REPLUG), slow_migration), on_event=events_lost if lost else None)
     result = play.run()
+    assert len(play.commands("migrate")) == 1
     assert (result.outcome, play.vm.migrating) == (Outcome.ATTENTION, True)
     assert not play.commands("migrate_cancel")
     assert any("has not ended" in note for note in result.notes)
@@ -525,11 +536,7 @@ def test_settings_that_cannot_be_put_back_while_somebody_migrates_are_put_back_a
     def watch(play: Play) -> None:
         if play.work.phase is Phase.SETTLE and not begun:
             begun.append(play.now)
-            limit = play.vm.parameters["max-bandwidth"]
-            foreign_migration(play)
-            play.vm.parameters["max-bandwidth"] = limit
-            play.vm.scenario = dataclasses.replace(play.vm.scenario, disk_speed=1.0)
-            play.vm.parameters_changed()
+            slow_migration(play)
         if begun and play.now > begun[0] + seconds and play.vm.migration_status == "active":
             play.vm.cancel()
 
@@ -684,11 +691,20 @@ def test_a_card_that_was_deleted_while_the_connection_was_lost_is_seen(phase: Ph
     play = Play(watch=once(in_phase(phase), lose))
     result = play.run()
     assert (result.outcome, result.card) == (Outcome.ATTENTION, "out")
+    assert any("is deleted now" in note for note in result.notes)
+
+
+class BrokenFile(Play):
+    """The disk loses the end of what was written to it."""
+
+    def _collect(self) -> None:
+        super()._collect()
+        self.store = dataclasses.replace(self.store, whole=False)
 
 
 OTHERS: dict[str, Callable[[Play], object]] = {
     "it is paused": pause,
-    "a migration runs": foreign_migration,
+    "a migration runs": slow_migration,
     "a parameter is changed": lambda play: play.vm.parameters.update({"max-bandwidth": 1}),
     "a capability is changed": lambda play: setattr(play.vm, "capabilities", frozenset({"xbzrle"})),
     "its card is out": lambda play: setattr(
@@ -697,12 +713,13 @@ OTHERS: dict[str, Callable[[Play], object]] = {
 }
 
 
+@pytest.mark.parametrize("kind", [Play, BrokenFile])
 @pytest.mark.parametrize("what", OTHERS)
-def test_what_somebody_did_while_the_file_was_read_is_seen_at_the_end(what: str) -> None:
+def test_what_somebody_did_while_the_file_was_read_is_seen_at_the_end(what: str, kind: type[Play]) -> None:
     def verifying(play: Play) -> bool:
         return isinstance(play.state.outstanding, Verify)
 
-    play = Play(on_event=events_lost, watch=once(verifying, OTHERS[what]))
+    play = kind(on_event=events_lost, watch=once(verifying, OTHERS[what]))
     assert play.run().outcome is Outcome.ATTENTION
 
 
@@ -722,21 +739,14 @@ def test_a_config_window_that_moved_while_the_guest_booted_is_found_again(phase:
 
     play = Play(reply=reply)
     play.watch = once(in_phase(phase), lambda play: play.step(QmpEvent(play.now, "RESET", {"guest": True})))
-    assert play.run().card == "plugged"
+    result = play.run()
+    assert (result.card, result.notes) == ("plugged", ())
 
 
 def test_a_qemu_whose_monitor_is_lost_for_a_moment_when_it_is_to_quit_quits_all_the_same() -> None:
     play = Play(options=QUIT, back_after=2.0, watch=once(in_phase(Phase.VERIFY), Play.drop))
     assert play.run().outcome is Outcome.SAVED
     assert not play.vm.alive
-
-
-class BrokenFile(Play):
-    """The disk loses the end of what was written to it."""
-
-    def _collect(self) -> None:
-        super()._collect()
-        self.store = dataclasses.replace(self.store, whole=False)
 
 
 @pytest.mark.parametrize("then", Then)
@@ -897,3 +907,249 @@ def test_a_check_that_finds_a_reason_not_to_save_is_no_refusal() -> None:
     play = Play(scenario=Scenario(card=CardState.OUT), options=replace(SAVE, goal=Goal.CHECK))
     assert play.run().outcome is Outcome.CHECKED
     assert play.work.blocked
+
+
+# --- what is no news, and what needs time -----------------------------------------------------------------------------
+
+
+def test_a_migration_that_failed_before_this_save_is_not_blamed() -> None:
+    first = stop_first(write_fails_after=0)
+    assert first.run().outcome is Outcome.FAILED
+    second = stop_first()
+    second.vm, second.now = first.vm, first.now
+    second.vm.scenario = Scenario(primaries=0)
+    second.vm.disconnect(second.now)
+    assert second.run().outcome is Outcome.SAVED
+
+
+def test_a_qemu_that_does_not_pause_by_itself_as_it_said_is_told_to() -> None:
+    play = Play(profile=PAUSE_VM_10_0, on_event=hides_the_pause)
+    answers(play, "query-status", Phase.PAUSE, lambda value: value | {"status": "running"}, 6)
+    assert play.run().outcome is Outcome.SAVED
+    assert play.commands("stop")
+
+
+def test_what_was_written_before_the_pause_is_asked_where_it_is_to_be_known_and_is_not() -> None:
+    plays = [Play(), Play(on_event=events_lost), stop_first()]
+    for play in plays:
+        play.run()
+    assert ["count" in play.work.tries for play in plays] == [False, True, False]
+
+
+def test_a_qemu_that_does_not_tell_how_much_it_wrote_is_not_asked_for_ever() -> None:
+    play = Play()
+    answers(play, "query-migrate", Phase.SAVE, lambda value: {"status": value["status"]}, 5000)
+    stopped = play.run().stopped_seconds
+    assert stopped is not None
+    assert stopped < 1
+
+
+@pytest.mark.parametrize("profile", [STOCK_7_2, STOCK_10_0])
+@pytest.mark.parametrize("strategy", [Strategy.AUTO, Strategy.BACKGROUND])
+def test_a_card_that_qemu_should_have_plugged_back_by_itself_is_brought_back(profile: Profile, strategy: Strategy) -> None:
+    play = Play(profile=profile, options=replace(SAVE, strategy=strategy), watch=once(in_phase(Phase.SAVE), Play.cancel))
+    answers(play, "human-monitor-command", Phase.REPLUG, lambda value: "b0200000: 0xffffffff 0xffffffff\r\n", 80)
+    assert play.run().outcome is Outcome.CANCELLED
+    assert len(play.commands("migrate")) == 2
+
+
+def test_a_card_that_a_qemu_with_pause_vm_plugs_back_is_waited_for() -> None:
+    play = Play(profile=PAUSE_VM_10_0)
+    answers(play, "human-monitor-command", Phase.REPLUG, lambda value: "b0200000: 0xffffffff 0xffffffff\r\n", 5)
+    assert play.run().outcome is Outcome.SAVED
+    assert len(play.commands("migrate")) == 1
+
+
+def test_a_cancel_that_is_refused_is_tried_again_for_some_seconds() -> None:
+    def slow(**more: Any) -> Play:
+        return Play(ram=4 << 30, scenario=Scenario(disk_speed=1e7), watch=once(in_phase(Phase.SAVE), Play.cancel), **more)
+
+    assert slow(fault=refusing("migrate_cancel", until=4.0)).run().outcome is Outcome.CANCELLED
+    never = slow(fault=refusing("migrate_cancel"))
+    assert never.run().outcome is Outcome.ATTENTION
+    assert len(never.commands("migrate_cancel")) == 20
+
+
+def test_a_stopped_guest_runs_on_only_once_its_migration_has_ended() -> None:
+    migrating: list[bool] = []
+
+    def watch(play: Play) -> None:
+        action = play.state.outstanding
+        if isinstance(action, Command) and action.execute == "cont":
+            migrating.append(play.vm.migrating)
+        cancel(play)
+
+    cancel = once(in_phase(Phase.SAVE), Play.cancel)
+    play = Play(ram=4 << 30, watch=watch)
+    assert play.run().outcome is Outcome.CANCELLED
+    assert set(migrating) == {False}
+
+
+def test_a_guest_that_cannot_let_go_runs_on_only_once_qemu_was_told_to_cancel() -> None:
+    play = paused_in_unplug()
+    play.run()
+    assert names_sent(play).index("migrate_cancel") < names_sent(play).index("cont")
+
+
+def test_a_guest_that_runs_is_not_told_to_run() -> None:
+    play = Play(scenario=Scenario(unplug_delay=None), options=replace(SAVE, unplug_timeout=2.0))
+    play.run()
+    assert not play.commands("cont")
+
+
+def test_a_paused_guest_into_which_a_card_came_is_not_let_run() -> None:
+    play = stop_first(runstate="paused")
+    other = Play()
+    play.watch = once(in_phase(Phase.PAUSE), lambda play: setattr(play.vm, "cards", other.vm.cards))
+    play.run()
+    assert not play.commands("cont")
+
+
+def test_a_card_that_nobody_can_prove_gets_a_second_to_come_back() -> None:
+    play = Play(scenario=Scenario(q35=False))
+    play.run()
+    assert play.now > 1
+
+
+def test_a_card_that_nobody_can_prove_is_left_to_qemu_where_the_save_was_cancelled() -> None:
+    play = Play(scenario=Scenario(q35=False), watch=once(in_phase(Phase.SAVE), Play.cancel))
+    assert play.run().outcome is Outcome.CANCELLED
+    assert len(play.commands("migrate")) == 1
+
+
+def test_a_migration_for_a_card_that_the_guest_forgot_has_ended_at_the_end_though_nobody_can_prove_it() -> None:
+    scenario = Scenario(card=CardState.OUT, guest_forgot_card=True, q35=False)
+    play = Play(scenario=scenario, options=Options(goal=Goal.RESUME))
+    play.run()
+    assert not play.vm.migrating
+
+
+def test_a_card_that_qemu_does_not_plug_back_by_itself_is_brought_back_at_once() -> None:
+    resume = Play(scenario=Scenario(card=CardState.OUT), options=Options(goal=Goal.RESUME))
+    broken = Play(options=QUIT, store=Store(refuse="verify"))
+    for play in (resume, broken):
+        play.run()
+        assert play.vm.card == {"primary0": "plugged"}
+        assert play.now < 1
+
+
+# --- the ways to bring the card back ----------------------------------------------------------------------------------
+
+
+def throttled(play: Play, action: Action) -> str | None:
+    """Of the ways to bring the card back, only the last one works."""
+    uri = action.arguments.get("uri") if isinstance(action, Command) else None
+    return "refuse" if uri in {"fd:vmtui-replug", "exec:false"} else None
+
+
+def cancels(play: Play) -> Iterator[str]:
+    """What vmtui knew of the migration whenever it told QEMU to cancel it; plays to the end."""
+    play.start()
+    while not play.done:
+        action = play.state.outstanding
+        if play.point() is Point.ACTION and isinstance(action, Command) and action.execute == "migrate_cancel":
+            yield play.state.vm.migration.status
+        play.turn()
+
+
+def test_the_last_way_to_bring_a_card_back_is_cancelled_once_and_at_once() -> None:
+    play = Play(fault=throttled)
+    assert list(cancels(play)) == ["active"]
+    assert play.vm.card == {"primary0": "plugged"}
+    assert len([each for each in play.commands("getfd") if each.arguments == {"fdname": "vmtui-replug"}]) == 2
+    assert play.now < 4, "a second for each of the three ways that were refused"
+
+
+def test_the_last_way_to_bring_a_card_back_is_not_cancelled_before_it_has_got_so_far() -> None:
+    play = Play(fault=throttled, on_event=events_lost)
+    left = [3]
+
+    def setting_up(command: Command, value: Any) -> Any:
+        if command.execute != "query-migrate" or value.get("status") != "active" or Phase.REPLUG not in play.phases():
+            return value
+        left[0] -= 1
+        return {"status": "setup"} if left[0] >= 0 else value
+
+    play.reply = setting_up
+    assert list(cancels(play)) == ["active"]
+
+
+def test_a_cancel_for_the_card_that_qemu_refuses_is_not_tried_for_ever() -> None:
+    def fault(play: Play, action: Action) -> str | None:
+        return throttled(play, action) or refusing("migrate_cancel")(play, action)
+
+    assert len(list(cancels(Play(fault=fault)))) == 3
+
+
+def test_a_migration_that_will_fail_by_itself_is_not_cancelled() -> None:
+    play = Play(on_event=events_lost)
+    answers(play, "query-migrate", Phase.REPLUG, lambda _: {"status": "active"}, 3)
+    assert not list(cancels(play))
+
+
+def test_a_cancel_that_waits_for_a_guest_that_forgot_its_card_is_not_repeated() -> None:
+    play = Play(scenario=Scenario(card=CardState.OUT, guest_forgot_card=True), options=Options(goal=Goal.RESUME))
+    assert list(cancels(play)) == ["wait-unplug"]
+
+
+def test_a_qemu_without_fd_sets_is_asked_for_them_only_at_the_end() -> None:
+    play = Play(profile=STOCK_7_2)
+    play.run()
+    assert len(play.commands("query-fdsets")) == 1
+
+
+def test_a_file_that_qemu_never_closes_does_not_keep_the_card_out() -> None:
+    play = Play()
+    answers(play, "query-fdsets", Phase.REPLUG, lambda value: [*value, {"fdset-id": 0, "fds": []}])
+    play.run()
+    assert play.vm.card == {"primary0": "plugged"}
+    assert play.now < 5
+
+
+@pytest.mark.parametrize(("profile", "strategy"), [(STOCK_7_2, Strategy.AUTO), (STOCK_10_0, Strategy.BACKGROUND)])
+def test_a_card_does_not_wait_for_a_file_that_is_known_to_be_closed(profile: Profile, strategy: Strategy) -> None:
+    play = Play(profile=profile, options=replace(SAVE, strategy=strategy))
+    play.run()
+    settled = next(at for phase, at in play.work.timeline if phase is Phase.SETTLE)
+    assert play.work.marks.completed is not None
+    assert settled - play.work.marks.completed < 0.2
+
+
+class OverTheNetwork(Play):
+    """No descriptor can be handed over."""
+
+    def step(self, event: AnyEvent) -> None:
+        super().step(replace(event, fd_passing=False) if isinstance(event, Connected) else event)
+
+
+@pytest.mark.parametrize("primaries", [0, 1])
+def test_where_no_file_can_be_handed_over_none_is_tried_to(primaries: int, stock: Profile) -> None:
+    play = OverTheNetwork(profile=stock, scenario=Scenario(primaries=primaries))
+    play.run()
+    assert not play.commands("getfd") + play.commands("add-fd")
+    assert play.vm.card == dict.fromkeys(play.vm.card, "plugged")
+
+
+def test_a_qemu_whose_guest_panicked_behind_its_copy_is_not_ended() -> None:
+    def panic(play: Play) -> None:
+        play.step(QmpEvent(play.now, "GUEST_PANICKED", {"action": "pause"}))
+
+    play = Play(options=QUIT, watch=once(in_phase(Phase.VERIFY), panic))
+    assert play.run().outcome is Outcome.ATTENTION
+    assert play.vm.alive
+
+
+# --- a cancel of which no event tells ---------------------------------------------------------------------------------
+
+
+def test_a_cancel_ends_though_no_event_told_it() -> None:
+    play = Play(scenario=Scenario(unplug_delay=None), options=replace(SAVE, unplug_timeout=2.0), on_event=events_lost)
+    assert play.run().outcome is Outcome.CANCELLED
+    assert play.now < 40
+
+
+def test_a_guest_that_is_paused_during_a_cancel_keeps_its_card_though_no_event_told_it() -> None:
+    play = Play(scenario=Scenario(unplug_delay=20.0), options=replace(SAVE, unplug_timeout=2.0), on_event=events_lost)
+    play.watch = once(lambda play: play.work.phase is Phase.CANCEL and play.now > 5, pause)
+    assert play.run().outcome is Outcome.CANCELLED
+    assert play.vm.card == {"primary0": "plugged"}
