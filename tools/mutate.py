@@ -37,7 +37,13 @@ LONGER = 3.0
 A_MOMENT = 1.0
 """Seconds of CPU."""
 
-EQUIVALENT: dict[str, str] = {}
+_TYPES = "only mypy asks: {}"
+EQUIVALENT: dict[str, str] = {
+    "should_run without work.baseline is not None": _TYPES.format("it is read only once a baseline was taken"),
+    "unplug_time_is_up without work.marks.asked is not None": _TYPES.format("UNPLUG is entered by sending migrate"),
+    "file_not_whole without report is not None": _TYPES.format("the rule before it reads the file"),
+    "prove needs cards of any age": "a proof of a card is always from the phase under way: see workflow._fresh",
+}
 """Mutants that no test can catch, and why."""
 
 

@@ -309,6 +309,7 @@ def test_a_background_save_leaves_the_short_pause_to_qemu(stock: Profile) -> Non
     play = Play(profile=stock, options=replace(SAVE, strategy=Strategy.BACKGROUND))
     assert play.run().outcome is Outcome.SAVED
     assert not play.commands("stop")
+    assert Phase.PAUSE not in play.phases()
 
 
 def test_a_background_save_waits_no_longer_than_asked_for_a_guest_that_does_not_let_go() -> None:
@@ -1153,3 +1154,16 @@ def test_a_guest_that_is_paused_during_a_cancel_keeps_its_card_though_no_event_t
     play.watch = once(lambda play: play.work.phase is Phase.CANCEL and play.now > 5, pause)
     assert play.run().outcome is Outcome.CANCELLED
     assert play.vm.card == {"primary0": "plugged"}
+
+
+def test_a_save_that_is_cancelled_while_it_is_prepared_is_not_begun() -> None:
+    play = Play(watch=once(in_phase(Phase.PREPARE), Play.cancel))
+    assert play.run().outcome is Outcome.CANCELLED
+    assert not play.commands("migrate")
+
+
+def test_a_file_that_qemu_closed_with_the_connection_is_handed_over_again_to_a_guest_that_stands_already() -> None:
+    no_card = Scenario(primaries=0)
+    play = Mortal(scenario=no_card, kills=(Kill(line_with('"stop"', scenario=no_card) + 1),))
+    assert play.run().outcome is Outcome.SAVED
+    assert len(play.commands("add-fd")) == 2

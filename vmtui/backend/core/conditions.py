@@ -353,9 +353,9 @@ def unplugged(state: State) -> bool:
     return state.vm.migration.status in facts.UNPLUGGED_STATES
 
 
-def stopped_guest_is_asked_to_unplug(state: State) -> bool:
-    """A card came into play that pre-flight did not see: this would last for ever."""
-    return stopped(state) and state.vm.migration.status == "wait-unplug"
+def guest_is_asked_to_unplug(state: State) -> bool:
+    """A card came into play that pre-flight did not see: with a stopped guest this would last for ever."""
+    return state.vm.migration.status == "wait-unplug"
 
 
 def unplug_time_is_up(state: State) -> bool:
@@ -493,7 +493,7 @@ def file_may_be_open(state: State) -> bool:
     """QEMU says `completed` before it closes the file: a migration in between gets stuck, and the file stays open."""
     work = the_work(state)
     known = Fact.FDSETS in state.vm.seen and work.fdset not in state.vm.fdsets_in_use
-    return work.fdset is not None and "replug" not in work.tries and not known and state.now - work.entered < CLOSING
+    return work.fdset is not None and not known and state.now - work.entered < CLOSING
 
 
 def tidying_unknown(state: State) -> bool:
