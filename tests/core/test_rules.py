@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tests.core.play import Fault, Play
 from tests.core.test_restart import Kill, Mortal, line_with
-from tests.explore.world import Point, Store
+from tests.explore.world import Mode, Point, Store
 from tools.mutate import EQUIVALENT, mutants
 from vmtui.backend.core import workflow
 from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
@@ -938,8 +938,8 @@ def test_what_was_written_before_the_pause_is_asked_where_it_is_to_be_known_and_
 
 
 def test_a_qemu_that_does_not_tell_how_much_it_wrote_is_not_asked_for_ever() -> None:
-    play = Play()
-    answers(play, "query-migrate", Phase.SAVE, lambda value: {"status": value["status"]}, 5000)
+    play = Play(on_event=events_lost)
+    answers(play, "query-migrate", Phase.UNPLUG, lambda value: {"status": value["status"]}, 5000)
     stopped = play.run().stopped_seconds
     assert stopped is not None
     assert stopped < 1
@@ -1001,8 +1001,8 @@ def test_a_guest_that_runs_is_not_told_to_run() -> None:
 def test_a_paused_guest_into_which_a_card_came_is_not_let_run() -> None:
     play = stop_first(runstate="paused")
     other = Play()
-    play.watch = once(in_phase(Phase.PAUSE), lambda play: setattr(play.vm, "cards", other.vm.cards))
-    play.run()
+    play.watch = once(in_phase(Phase.SAVE), lambda play: setattr(play.vm, "cards", other.vm.cards))
+    assert "was not there before" in str(play.run().error)
     assert not play.commands("cont")
 
 
@@ -1096,7 +1096,8 @@ def test_a_cancel_that_waits_for_a_guest_that_forgot_its_card_is_not_repeated() 
 def test_a_qemu_without_fd_sets_is_asked_for_them_only_at_the_end() -> None:
     play = Play(profile=STOCK_7_2)
     play.run()
-    assert len(play.commands("query-fdsets")) == 1
+    last = len(names_sent(play)) - names_sent(play)[::-1].index("migrate")
+    assert "query-fdsets" not in names_sent(play)[:last]
 
 
 def test_a_file_that_qemu_never_closes_does_not_keep_the_card_out() -> None:
@@ -1153,6 +1154,7 @@ def test_a_guest_that_is_paused_during_a_cancel_keeps_its_card_though_no_event_t
     play = Play(scenario=Scenario(unplug_delay=20.0), options=replace(SAVE, unplug_timeout=2.0), on_event=events_lost)
     play.watch = once(lambda play: play.work.phase is Phase.CANCEL and play.now > 5, pause)
     assert play.run().outcome is Outcome.CANCELLED
+    play.vm.advance(play.now + 60)
     assert play.vm.card == {"primary0": "plugged"}
 
 
@@ -1167,3 +1169,43 @@ def test_a_file_that_qemu_closed_with_the_connection_is_handed_over_again_to_a_g
     play = Mortal(scenario=no_card, kills=(Kill(line_with('"stop"', scenario=no_card) + 1),))
     assert play.run().outcome is Outcome.SAVED
     assert len(play.commands("add-fd")) == 2
+
+
+def test_a_migrate_whose_reply_was_lost_is_not_sent_again_where_it_has_come_to_its_end_meanwhile() -> None:
+    def lose(play: Play, action: Action) -> str | None:
+        return "drop-after" if isinstance(action, Command) and action.execute == "migrate" else None
+
+    play = stop_first()
+    play.fault, play.back_after = lose, 5.0
+    assert play.run().outcome is Outcome.SAVED
+    assert len(play.commands("migrate")) == 1
+
+
+def test_a_guest_that_kvm_could_not_run_on_is_left_as_it_stands() -> None:
+    play = Play(on_event=events_lost)
+    answers(play, "query-status", Phase.FINISH, lambda value: value | {"status": "internal-error"})
+    assert play.run().outcome is Outcome.ATTENTION
+    assert not play.commands("cont")
+
+
+def test_a_parameter_is_as_it_should_be_before_the_card_is_brought_back() -> None:
+    def is_set(play: Play) -> bool:
+        return play.work.phase is Phase.REPLUG and play.vm.parameters["max-bandwidth"] == 128 << 20
+
+    play = Play(watch=once(is_set, lambda play: play.vm.parameters.update({"max-bandwidth": 4711})))
+    play.run()
+    last = len(names_sent(play)) - names_sent(play)[::-1].index("migrate")
+    assert names_sent(play)[:last].count("migrate-set-parameters") == 4
+
+
+def test_a_migration_that_somebody_began_while_the_file_was_read_is_told_at_the_end() -> None:
+    def verifying(play: Play) -> bool:
+        return isinstance(play.state.outstanding, Verify)
+
+    play = Play(scenario=Scenario(primaries=0), on_event=events_lost, watch=once(verifying, slow_migration))
+    assert any("a migration is still under way" in note for note in play.run().notes)
+
+
+def test_a_save_ends_though_qemu_answers_no_more_once_its_file_is_there() -> None:
+    play = Play(watch=once(lambda play: play.store.published, lambda play: setattr(play, "mode", Mode(mute=True))))
+    assert play.run().outcome is Outcome.ATTENTION
