@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from vmtui.backend.core.model import Fact, Features, FileReport, Migration, Place, Primary, Vm
+from vmtui.backend.core.model import Fact, Features, FileReport, Migration, Place, Primary, Setting, Vm
 
 STATE_FD = "vmtui-state"
 """The name under which QEMU gets the file: of a descriptor (getfd), or as the opaque of an fd set (add-fd)."""
@@ -271,12 +271,28 @@ def features(schema: Any) -> Features:
         pause_vm="pause-vm" in parameters,
         background_snapshot="background-snapshot" in _enum(names),
         channels="file" in {each["case"] for each in address.get("variants", ())},
-        parameters=tuple(sorted(parameters)),
+        parameters=tuple(_parameter(parameters[name], types) for name in sorted(parameters)),
+        capabilities=tuple(
+            Setting(name, "bool", marks=tuple(marks))
+            for name, marks in sorted((each["name"], each.get("features", ())) for each in names.get("members", ()))
+        ),
     )
 
 
 def _enum(entry: Any) -> list[str]:
     return [each["name"] for each in entry.get("members", ())] or list(entry.get("values", ()))
+
+
+_KINDS = {"int": "int", "boolean": "bool", "string": "str"}
+
+
+def _parameter(member: Any, types: dict[str, Any]) -> Setting:
+    entry = types.get(member["type"], {})
+    choices = tuple(_enum(entry)) if entry.get("meta-type") == "enum" else ()
+    kind = "enum" if choices else _KINDS.get(entry.get("json-type", ""), "other")
+    if entry.get("meta-type") == "alternate":  # a string, or null for none
+        kind = "str"
+    return Setting(member["name"], kind, choices, tuple(member.get("features", ())))
 
 
 _WINDOW = re.compile(r"^\s*([0-9a-f]{8,16})-[0-9a-f]{8,16} \(prio [^)]*\): pcie-mmcfg", re.MULTILINE)

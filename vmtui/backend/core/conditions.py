@@ -164,7 +164,7 @@ def wanted_parameters(state: State) -> dict[str, Any]:
 def _bandwidth(work: Workflow) -> int:
     """Low only while a guest still runs that vmtui will pause."""
     still_runs = work.strategy is Strategy.PAUSE_AFTER_UNPLUG and work.phase is not Phase.SAVE
-    return LOW_BANDWIDTH if still_runs else FULL_BANDWIDTH
+    return LOW_BANDWIDTH if still_runs else work.bandwidth or FULL_BANDWIDTH
 
 
 def wanted_capabilities(state: State) -> dict[str, bool]:
@@ -356,6 +356,11 @@ def unplugged(state: State) -> bool:
 def guest_is_asked_to_unplug(state: State) -> bool:
     """A card came into play that pre-flight did not see: with a stopped guest this would last for ever."""
     return state.vm.migration.status == "wait-unplug"
+
+
+def to_be_let_run(state: State) -> bool:
+    """Somebody paused the guest while it is waited for, and the user wants it resumed so that it can answer."""
+    return the_work(state).let_run and stopped(state) and not cannot_run(state)
 
 
 def unplug_time_is_up(state: State) -> bool:

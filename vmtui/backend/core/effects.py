@@ -173,6 +173,10 @@ def stop(state: State) -> State:
     return tried(send(state, Command("stop")), "stop")
 
 
+def let_run(state: State) -> State:
+    return _with(cont(state), let_run=False)
+
+
 def count_early_bytes(state: State) -> State:
     return tried(_ask(state, Fact.MIGRATION), "count")
 
@@ -424,9 +428,10 @@ def _told(state: State, query: Command, fact: Fact, learned: Learned) -> State:
 
 def _heard(state: State) -> State:
     """QEMU answers (again)."""
-    if state.work is None or state.work.marks.lost is None or state.vm.link is not Link.UP:
+    if state.vm.link is not Link.UP:
         return state
-    return _mark(replace(state, vm=replace(state.vm, why_lost="")), lost=None)
+    heard = replace(state, vm=replace(state.vm, why_lost="")) if state.vm.why_lost else state
+    return _mark(heard, lost=None) if heard.work is not None and heard.work.marks.lost is not None else heard
 
 
 def _done(state: State, command: Command, learned: Learned | None) -> State:
@@ -496,8 +501,10 @@ def _note_runstate(state: State) -> State:
 def refused(state: State, text: str, error_class: str) -> State:
     """QEMU or the store said no to the outstanding action; `error_class` is QEMU's, or the name of the store's error."""
     action, state = state.outstanding, replace(state, outstanding=None)
-    if state.work is None:
-        return state
+    if not state.busy:
+        # Nobody needs it: what QEMU does not tell stays unknown until somebody looks again.
+        fact = action.learns if isinstance(action, Command) else None
+        return replace(state, vm=facts.with_fact(state.vm, fact, state.now)) if fact else state
     state = _heard(state) if isinstance(action, Command) else state
     work = the_work(state)
     match action:
@@ -547,9 +554,9 @@ def unknown(state: State, why: str) -> State:
     """Nobody knows whether the outstanding action was done: forget what it may have changed, and look."""
     action, state = state.outstanding, replace(state, outstanding=None)
     work = state.work
-    if work is None:
-        return state
     state = replace(state, vm=replace(state.vm, why_lost=state.vm.why_lost or why))
+    if work is None or not state.busy:
+        return state
     if work.marks.lost is None:
         state = _mark(state, lost=state.now)
     if work.baseline is None:

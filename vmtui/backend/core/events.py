@@ -93,4 +93,30 @@ class Restarted(Event, frozen=True):
     """It is a snapshot: under its final name, with its manifest."""
 
 
-AnyEvent = Connected | Disconnected | QmpEvent | Answered | Refused | Unknown | Tick | Wish | Cancel | Restarted
+class Tune(Event, frozen=True):
+    """A front end asks for migration parameters or capabilities to be set, by their names in the QEMU reference."""
+
+    parameters: dict[str, Any] = {}
+    capabilities: dict[str, bool] = {}
+
+
+class KeepWaiting(Event, frozen=True):
+    """A front end gives the guest more time to let go of its card."""
+
+    seconds: float
+
+
+class LetRun(Event, frozen=True):
+    """A front end asks that a guest which somebody paused be resumed, so that it can answer."""
+
+
+class Watch(Event, frozen=True):
+    """How closely the VM is to be looked at while no workflow runs; what may have changed is asked again."""
+
+    closely: bool
+
+
+AnyEvent = (
+    Connected | Disconnected | QmpEvent | Answered | Refused | Unknown | Tick | Wish | Cancel
+    | Restarted | Tune | KeepWaiting | LetRun | Watch
+)  # fmt: skip

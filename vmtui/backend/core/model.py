@@ -54,6 +54,18 @@ class Fact(StrEnum):
     """The fd sets that a save of ours left: asked when it is over, for a lost reply leaves one that nobody noted."""
 
 
+class Setting(msgspec.Struct, frozen=True):
+    """One migration parameter or capability, as query-qmp-schema has it: it tells neither unit, range nor default."""
+
+    name: str
+    kind: str
+    """`int`, `bool`, `str`, `enum`, or `other` for what cannot be typed on one line."""
+    choices: tuple[str, ...] = ()
+    """Of an enum."""
+    marks: tuple[str, ...] = ()
+    """`deprecated`, `unstable`."""
+
+
 class Features(msgspec.Struct, frozen=True):
     """What this QEMU's schema offers (query-qmp-schema); versions say nothing, members do."""
 
@@ -61,8 +73,10 @@ class Features(msgspec.Struct, frozen=True):
     background_snapshot: bool = False
     channels: bool = False
     """`migrate` takes `channels`, and one of their transports is `file` (8.2+)."""
-    parameters: tuple[str, ...] = ()
-    """The names that migrate-set-parameters takes."""
+    parameters: tuple[Setting, ...] = ()
+    """What migrate-set-parameters takes, by name."""
+    capabilities: tuple[Setting, ...] = ()
+    """What migrate-set-capabilities takes, by name."""
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -370,6 +384,10 @@ class Workflow(msgspec.Struct, frozen=True):
     file: FileReport | None = None
     published: bool = False
     discarded: bool = False
+    bandwidth: int | None = None
+    """Bytes a second that the user wants the copy to have; None = all there is."""
+    let_run: bool = False
+    """The user asked that a guest which somebody paused be resumed, so that it can answer."""
     interrupt: bool = False
     """Reading the file through should stop: the user cancelled."""
     done_share: float = 0.0

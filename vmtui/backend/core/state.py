@@ -1,10 +1,31 @@
 """One VM's whole state: facts, intent, and the one action that may be outstanding."""
 
+from enum import StrEnum
+
 import msgspec
 from msgspec.structs import replace
 
-from vmtui.backend.core.commands import Action
+from vmtui.backend.core.commands import Action, Command
 from vmtui.backend.core.model import Failure, Trouble, Vm, Workflow
+
+
+class Watching(StrEnum):
+    """How closely a VM is looked at while no workflow runs."""
+
+    NO = "no"
+    GLANCE = "glance"
+    """Run state, migration and cards: what a list of VMs shows."""
+    CLOSELY = "closely"
+    """And the settings, and what its QEMU offers."""
+
+
+class Tuned(msgspec.Struct, frozen=True):
+    """What became of the last settings that a front end asked for."""
+
+    at: float
+    names: tuple[str, ...]
+    error: str = ""
+    """Why not, in QEMU's words or ours; empty when they were set."""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -20,6 +41,10 @@ class State(msgspec.Struct, frozen=True):
     now: float = 0.0
     read_at: float = -1.0
     """When the rules were last read: a fact that was asked since then is fresh, however slow the monitor."""
+    watching: Watching = Watching.NO
+    tunes: tuple[Command, ...] = ()
+    """Settings that a front end asked for and that are not set yet; the first of them may be outstanding."""
+    tuned: Tuned | None = None
 
     @property
     def busy(self) -> bool:

@@ -18,19 +18,23 @@ from msgspec.structs import replace
 
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import effects as do
-from vmtui.backend.core import facts
-from vmtui.backend.core.commands import QUERIES, Command, Publish
+from vmtui.backend.core import facts, idle, tuning
+from vmtui.backend.core.commands import Command, Publish
 from vmtui.backend.core.events import (
     Answered,
     AnyEvent,
     Cancel,
     Connected,
     Disconnected,
+    KeepWaiting,
+    LetRun,
     QmpEvent,
     Refused,
     Restarted,
     Tick,
+    Tune,
     Unknown,
+    Watch,
     Wish,
 )
 from vmtui.backend.core.model import (
@@ -44,7 +48,7 @@ from vmtui.backend.core.model import (
     Vm,
     Workflow,
 )
-from vmtui.backend.core.state import State, give_up, note, the_work
+from vmtui.backend.core.state import State, Watching, give_up, note, the_work
 
 Condition = Callable[[State], bool]
 Effect = Callable[[State], State]
@@ -110,6 +114,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.migration_cancelled,), do.blame_another),
         Rule((is_.unplugged, is_.in_background), go=Phase.SAVE),
         Rule((is_.unplugged,), go=Phase.PAUSE),
+        Rule((is_.to_be_let_run, is_.may_try_cont, is_.cont_is_due), do.let_run),
         Rule((is_.guest_panicked, is_.stuck_means_cancel), do.blame_crash),
         Rule((is_.unplug_time_is_up, is_.stuck_means_cancel), do.blame_guest),
     ),
@@ -237,10 +242,8 @@ def step(state: State, event: AnyEvent) -> State:
 def observe(state: State, event: AnyEvent) -> State:
     """Fold `event` into facts and intent; nothing is decided here."""
     match event:
-        case Wish():
-            return _begin(state, event)
-        case Cancel(_, text):
-            return _cancel(state, text)
+        case Wish() | Cancel() | Tune() | KeepWaiting() | LetRun() | Watch():
+            return _wished(state, event)
         case Restarted():
             return _restart(state, event) if state.busy else state
         case Connected() | QmpEvent() if state.busy and state.vm.link is Link.GONE:
@@ -249,12 +252,16 @@ def observe(state: State, event: AnyEvent) -> State:
             return _connect(state, event)
         case Disconnected():
             lost = do.hand_file_over_again(replace(state, vm=facts.disconnected(state.vm, event)))
+            lost = tuning.given_up(lost, "the monitor's connection broke")
             cut_off = isinstance(state.outstanding, Command)
             return _mark(state, do.unknown(lost, event.why) if cut_off else lost)
         case QmpEvent():
-            return _mark(state, replace(state, vm=facts.qmp_event(state.vm, event)))
+            seen = replace(state, vm=facts.qmp_event(state.vm, event))
+            return _mark(state, seen) if state.busy else idle.prompted(seen, event)
         case Answered() | Refused() | Unknown() if state.outstanding is None:
             return state
+        case Answered() | Refused() | Unknown() if tuning.is_outstanding(state):
+            return tuning.heard(state, event)
         case Answered(_, learned):
             return _mark(state, do.answered(state, learned))
         case Refused(_, text, error_class):
@@ -271,6 +278,23 @@ def _connect(state: State, event: Connected) -> State:
     return _mark(state, replace(state, vm=facts.connected(state.vm, event)))
 
 
+def _wished(state: State, event: Wish | Cancel | Tune | KeepWaiting | LetRun | Watch) -> State:
+    """What a front end asks for."""
+    match event:
+        case Wish():
+            return _begin(state, event)
+        case Cancel(_, text):
+            return _cancel(state, text)
+        case Tune():
+            return tuning.wish(state, event)
+        case KeepWaiting(_, seconds):
+            return _keep_waiting(state, seconds)
+        case LetRun():
+            return replace(state, work=replace(state.work, let_run=True)) if state.busy and state.work else state
+        case Watch(_, closely):
+            return idle.watch(state, Watching.CLOSELY if closely else Watching.GLANCE)
+
+
 def _begin(state: State, event: Wish) -> State:
     """A new workflow; one that is under way is not replaced."""
     if state.work is not None and state.work.phase is not Phase.DONE:
@@ -282,9 +306,9 @@ def _begin(state: State, event: Wish) -> State:
         entered=event.at,
         timeline=((Phase.PREFLIGHT, event.at),),
     )
-    # Pre-flight looks at the VM as it is now, not as it was when somebody last looked.
+    # Pre-flight looks at the VM as it is now, not as it was when somebody last looked: also not at an answer under way.
     vm = facts.without(state.vm, *(fact for fact in Fact if fact is not Fact.FEATURES))
-    return replace(state, work=work, vm=vm)
+    return replace(state, work=work, vm=vm, outstanding=None, tunes=())
 
 
 def _cancel(state: State, text: str) -> State:
@@ -312,6 +336,15 @@ def _restart(state: State, event: Restarted) -> State:
     # A journal may have lost its last lines; a snapshot is there only once QEMU had finished.
     saved = event.published and work.phase in BEFORE_IT_IS_SAVED
     return enter(do.take_over(state, event), Phase.FINISH if saved else work.phase)
+
+
+def _keep_waiting(state: State, seconds: float) -> State:
+    """The guest gets this long from now on to let go of its card."""
+    work = state.work
+    if work is None or not state.busy:
+        return state
+    waited = state.now - (work.marks.asked if work.marks.asked is not None else state.now)
+    return replace(state, work=replace(work, options=replace(work.options, unplug_timeout=waited + seconds)))
 
 
 def _mark(before: State, state: State) -> State:
@@ -363,8 +396,12 @@ def _progress(work: Workflow, vm: Vm) -> Workflow:
 def advance(state: State) -> State:
     """Apply rules until none fires or an action is outstanding."""
     for _ in range(ENDLESS):
-        if state.work is None or state.outstanding is not None or state.work.phase is Phase.DONE:
+        if state.outstanding is not None:
             return state
+        if state.tunes and state.vm.link is Link.UP:
+            return do.send(state, state.tunes[0])
+        if state.work is None or not state.busy:
+            return idle.look(state)
         after = _advance_once(state, state.work)
         if after is None:
             return replace(state, read_at=state.now)
@@ -422,10 +459,7 @@ def _ask_for_stale_fact(state: State, work: Workflow) -> State | None:
     """Send the query of the first fact that this phase relies on and that is too old, if there is one."""
     for fact, age in NEEDS[work.phase].items():
         if not _fresh(state, work, fact, age):
-            query = QUERIES[fact](state.vm)
-            if query is None:
-                return replace(state, vm=facts.with_fact(state.vm, fact, state.now))
-            return do.send(state, query)
+            return idle.asked(state, fact)
     return None
 
 
@@ -442,8 +476,10 @@ def _fresh(state: State, work: Workflow, fact: Fact, age: float) -> bool:
 def wake(state: State) -> float | None:
     """When `step` should be called with a Tick although nothing has happened; None = not at all."""
     work = state.work
-    if work is None or work.phase is Phase.DONE or state.outstanding is not None:
+    if state.outstanding is not None:
         return None
+    if work is None or not state.busy:
+        return idle.next_look(state)
     if state.vm.link is not Link.UP:
         return state.now + 0.25
     ages = [(fact, age) for fact, age in NEEDS[work.phase].items() if 0 < age < ANY]
