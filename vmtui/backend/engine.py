@@ -39,17 +39,32 @@ from vmtui.backend.core.events import (
     Cancel,
     Connected,
     Disconnected,
+    KeepWaiting,
+    LetRun,
     QmpEvent,
     Refused,
     Restarted,
     Tick,
+    Tune,
     Unknown,
+    Watch,
     Wish,
 )
-from vmtui.backend.core.fleet import Begin, Fleet, Record, Request, VmView
+from vmtui.backend.core.fleet import (
+    Begin,
+    CancelWish,
+    Fleet,
+    LetRunWish,
+    Record,
+    TuneWish,
+    VmRequest,
+    VmView,
+    WaitWish,
+    WatchWish,
+)
 from vmtui.backend.core.model import Link, Phase, Vm
 from vmtui.backend.core.snapshot import Host, manifest
-from vmtui.backend.core.state import State
+from vmtui.backend.core.state import State, Watching
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, Peer, process_alive
 from vmtui.backend.journal import ActionLine, BaselineLine, EndLine, EventLine, FactsLine, Head, Journal, PhaseLine
@@ -59,6 +74,8 @@ from vmtui.backend.unfinished import Unfinished, boot_id, lock_key, read_unfinis
 
 LOG_LENGTH = 1000
 RECONNECT_EVERY = 0.1
+RECONNECT_SELDOM = 15.0
+"""Seconds between two attempts, at the most, while nothing is done to the VM: somebody else may hold its monitor."""
 LARGE_MESSAGE = 4096
 """Bytes of JSON above which a record shows only how long a message was."""
 
@@ -81,14 +98,14 @@ class Engine:
             session.end()
         await self._tasks.__aexit__(*error)
 
-    def watch(self, address: Address, process: Peer | None = None) -> str:
+    def watch(self, address: Address, process: Peer | None = None, how: Watching = Watching.NO, name: str = "") -> str:
         """Connect to a monitor and keep its facts; returns the VM's key.
 
         `process` is QEMU as far as its command line told, for a monitor whose other end is not QEMU itself.
         """
         key = str(address)
         if key not in self._sessions:
-            self._sessions[key] = Session(address, lambda view: self._changed(key, view), process)
+            self._sessions[key] = Session(address, lambda view: self._changed(key, view), process, how, name)
             self._sessions[key].start(self._tasks)
         return key
 
@@ -112,24 +129,48 @@ class Engine:
             session.start(self._tasks)
         return key
 
-    def request(self, request: Request) -> None:
+    def forget(self, key: str) -> None:
+        """Let a VM go that nothing is done to: its connection ends, and it is in the fleet no longer."""
+        session = self._sessions.get(key)
+        if session is None or session.state.busy:
+            return
+        del self._sessions[key]
+        session.end()
+        self._views.pop(key, None)
+        self._publish(Fleet(dict(self._views)))
+
+    @property
+    def views(self) -> Mapping[str, VmView]:
+        """Each VM as it is now."""
+        return self._views
+
+    def request(self, request: VmRequest) -> None:
         """Take a wish; what comes of it is seen in the fleet."""
         session = self._sessions.get(request.key)
         if session is not None:
             session.wish(request)
 
     def _changed(self, key: str, view: VmView) -> None:
-        self._views[key] = view
-        self._publish(Fleet(dict(self._views)))
+        if key in self._sessions:
+            self._views[key] = view
+            self._publish(Fleet(dict(self._views)))
 
 
 class Session:
     """One VM: its monitor, its state, its journal, its file."""
 
-    def __init__(self, address: Address, publish: Callable[[VmView], None], process: Peer | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        publish: Callable[[VmView], None],
+        process: Peer | None = None,
+        how: Watching = Watching.NO,
+        name: str = "",
+    ) -> None:
         self.address = address
         self._known_process = process
-        self.state = State(Vm(str(address)))
+        self._name = name
+        self.state = State(Vm(str(address)), watching=how)
         self._publish = publish
         self._inbox: asyncio.Queue[AnyEvent] = asyncio.Queue()
         self._monitor: Monitor | None = None
@@ -153,13 +194,10 @@ class Session:
         for task in self._tasks:
             task.cancel()
 
-    def wish(self, request: Request) -> None:
-        now = _now()
-        if isinstance(request, Begin):
-            self._inbox.put_nowait(Wish(now, request.options, time.time()))
-        else:
+    def wish(self, request: VmRequest) -> None:
+        if isinstance(request, CancelWish):
             self._stop.set = True
-            self._inbox.put_nowait(Cancel(now, request.text))
+        self._inbox.put_nowait(_wished(request, _now()))
 
     def take_over(self, left: Unfinished, lock: store.VmLock) -> None:
         """The state, journal and file of another engine, whose VM is locked by `lock` now."""
@@ -172,7 +210,8 @@ class Session:
         except StoreError:
             journal.close()
             raise
-        self.state, self._journal, self._partial, self._lock = left.state, journal, partial, lock
+        self.state = msgspec.structs.replace(left.state, watching=self.state.watching)
+        self._journal, self._partial, self._lock = journal, partial, lock
         self._peer = self._peer or left.peer()
         there, published = (partial.is_there, partial.is_published) if partial is not None else (False, False)
         self._inbox.put_nowait(Restarted(_now(), left.rebooted, there, published))
@@ -202,6 +241,7 @@ class Session:
     def _handle(self, event: AnyEvent) -> None:
         before = self.state
         if isinstance(event, Wish) and not before.busy:
+            self._reply_id = None  # an answer that is under way is not to be taken for that of what comes next
             self._journal = Journal(Head(1, __version__, str(self.address), event.wall, boot_id()))
             self._write(FactsLine(event.at, before.vm))
         self._write(EventLine(event.at, event))
@@ -235,7 +275,7 @@ class Session:
 
     def _publish_now(self) -> None:
         journal = str(self._journal.path) if self._journal and self._journal.path else ""
-        self._publish(VmView(self.state, tuple(self._log), journal))
+        self._publish(VmView(self.state, tuple(self._log), journal, self._name))
 
     def _conclude(self) -> None:
         work = self.state.work
@@ -258,14 +298,25 @@ class Session:
 
     async def _keep_connected(self) -> None:
         """Connect; after a break, connect again while the process lives and a workflow is under way."""
+        pause = RECONNECT_EVERY
         try:
             while True:
+                began = _now()
                 why = await self._one_connection()
                 link = Link.LOST if self._alive() else Link.GONE
                 self._inbox.put_nowait(Disconnected(_now(), link, why))
-                await asyncio.sleep(RECONNECT_EVERY)
+                pause = RECONNECT_EVERY if _now() - began > RECONNECT_SELDOM else min(pause * 2, RECONNECT_SELDOM)
+                await self._pause(pause)
         finally:
             await self._hang_up()
+
+    async def _pause(self, seconds: float) -> None:
+        """Until it is time to connect again: soon where a workflow needs the monitor, or comes to need it."""
+        until = _now() + seconds
+        while (left := until - _now()) > 0:
+            await asyncio.sleep(RECONNECT_EVERY if self.state.busy else min(left, 1.0))
+            if self.state.busy:
+                return
 
     async def _one_connection(self) -> str:
         """One connection from greeting to end; why it ended, in words."""
@@ -442,6 +493,22 @@ class Session:
             launcher=_json_safe(peer.launcher),
             environment=peer.environment,
         )
+
+
+def _wished(request: VmRequest, now: float) -> AnyEvent:
+    match request:
+        case Begin(_, options):
+            return Wish(now, options, time.time())
+        case CancelWish(_, text):
+            return Cancel(now, text)
+        case TuneWish(_, parameters, capabilities):
+            return Tune(now, parameters, capabilities)
+        case WaitWish(_, seconds):
+            return KeepWaiting(now, seconds)
+        case LetRunWish():
+            return LetRun(now)
+        case WatchWish(_, closely):
+            return Watch(now, closely)
 
 
 def finished(view: VmView | None) -> bool:

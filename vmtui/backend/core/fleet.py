@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from vmtui.backend.core.model import Options
+from vmtui.backend.core.snapshot import Manifest
 from vmtui.backend.core.state import State
 
 
@@ -27,13 +28,70 @@ class VmView(msgspec.Struct, frozen=True):
     """The latest records, oldest first."""
     journal: str = ""
     """Path of the running workflow's journal, once there is one."""
+    name: str = ""
+    """As the host's process list has it: known before QEMU has said anything."""
+
+
+class Host(msgspec.Struct, frozen=True):
+    """The host that the engine runs on."""
+
+    name: str = ""
+    surveyed: bool = False
+    """Its processes were looked through at least once."""
+    unreadable: int = 0
+    """Processes of other users that could not be looked at."""
+    offset: float = 0.0
+    """Seconds to add to a time of the engine's clock to have seconds since 1970."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """One file of the snapshot directory."""
+
+    path: str
+    size: int
+    """Bytes."""
+    changed: float
+    """Seconds since 1970."""
+    manifest: Manifest | None = None
+    trouble: str = ""
+    """Why it is no snapshot: it is partial, its manifest is missing or cannot be read."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """A file that is read through, or was."""
+
+    path: str
+    share: float = 0.0
+    """0 to 1."""
+    over: bool = False
+    verdict: str = ""
+    """In words, once it is over; `whole` tells which."""
+    whole: bool = False
+
+
+class Shelf(msgspec.Struct, frozen=True):
+    """What lies in the snapshot directory."""
+
+    directory: str = ""
+    looked_at: float | None = None
+    """When, in seconds since 1970; None = not yet."""
+    snapshots: tuple[Snapshot, ...] = ()
+    """The latest first."""
+    trouble: str = ""
+    """Why the directory cannot be read."""
+    readings: dict[str, Reading] = {}
+    """By path."""
+    said: str = ""
+    """What became of the last wish: deleted, or why not."""
 
 
 class Fleet(msgspec.Struct, frozen=True):
     """Everything that a front end shows. Per VM the latest wins."""
 
-    vms: dict[str, VmView]
+    vms: dict[str, VmView] = {}
     """By the monitor's address."""
+    host: Host = Host()
+    shelf: Shelf = Shelf()
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -50,4 +108,50 @@ class CancelWish(msgspec.Struct, frozen=True, tag="cancel"):
     text: str = "cancelled by the user"
 
 
-Request = Begin | CancelWish
+class TuneWish(msgspec.Struct, frozen=True, tag="tune"):
+    """Set migration parameters or capabilities."""
+
+    key: str
+    parameters: dict[str, Any] = {}
+    capabilities: dict[str, bool] = {}
+
+
+class WaitWish(msgspec.Struct, frozen=True, tag="wait"):
+    """Give the guest more time to let go of its card: seconds from now."""
+
+    key: str
+    seconds: float
+
+
+class LetRunWish(msgspec.Struct, frozen=True, tag="let-run"):
+    """Resume a guest that somebody paused while it was to let go of its card."""
+
+    key: str
+
+
+class WatchWish(msgspec.Struct, frozen=True, tag="watch"):
+    """Look at a VM closely from now on, and at once; or only as a list does."""
+
+    key: str
+    closely: bool
+
+
+class SurveyWish(msgspec.Struct, frozen=True, tag="survey"):
+    """Look for VMs on the host, and into the snapshot directory, now."""
+
+
+class ReadWish(msgspec.Struct, frozen=True, tag="read"):
+    """Read a saved state through."""
+
+    path: str
+
+
+class DeleteWish(msgspec.Struct, frozen=True, tag="delete"):
+    """Delete a saved state and its manifest."""
+
+    path: str
+
+
+VmRequest = Begin | CancelWish | TuneWish | WaitWish | LetRunWish | WatchWish
+HostRequest = SurveyWish | ReadWish | DeleteWish
+Request = VmRequest | HostRequest

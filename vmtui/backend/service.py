@@ -1,0 +1,202 @@
+"""Everything behind a front end that shows a whole host: engine, survey of its processes, snapshot directory.
+
+It runs in a thread with an event loop of its own, so that drawing never comes between QEMU's event and `stop`. What crosses
+is what crosses everywhere: `publish` is called, in that thread, with the latest `Fleet`; `request` takes a wish, from any
+thread. Neither waits for the other.
+"""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from vmtui.backend import discovery, shelf
+from vmtui.backend.core.errors import StoreError
+from vmtui.backend.core.fleet import (
+    DeleteWish,
+    Fleet,
+    Host,
+    Reading,
+    ReadWish,
+    Request,
+    Shelf,
+    SurveyWish,
+    VmView,
+)
+from vmtui.backend.core.model import Link, Vm
+from vmtui.backend.core.state import State, Watching
+from vmtui.backend.discovery import FoundVm
+from vmtui.backend.engine import Engine
+
+SURVEY_EVERY = 30.0
+"""Seconds between two looks at the host's processes: what has begun meanwhile is found, or asked for with a key."""
+
+
+class Service:
+    """`start`, then `request` as often as wanted, then `stop`."""
+
+    def __init__(self, directory: Path, named: Sequence[FoundVm] = ()) -> None:
+        """`directory` is where snapshots lie. Where VMs are `named`, those and no others are watched."""
+        self._publish: Callable[[Fleet], None] = lambda _fleet: None
+        self._directory = directory
+        self._named = tuple(named)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vmtui-engine", daemon=True)
+        self._stop = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._engine: Engine | None = None
+        self._fleet = Fleet()
+        self._without_monitor: dict[str, VmView] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
+        self.error: BaseException | None = None
+        """What ended it, if it did not end by `stop`."""
+
+    def start(self, publish: Callable[[Fleet], None]) -> None:
+        """`publish` is called with each value, in the thread that this starts. Returns once wishes are taken."""
+        self._publish = publish
+        self._thread.start()
+        self._ready.wait()
+
+    def request(self, request: Request) -> None:
+        """Take a wish, from any thread; what comes of it is seen in the fleet."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take, request)
+
+    def stop(self) -> None:
+        """End every connection, and wait until that is done. A save that is under way is left as it is: look first."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @property
+    def fleet(self) -> Fleet:
+        """The latest value."""
+        return self._fleet
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # --- in its own thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:  # noqa: BLE001 - the outermost edge of this thread: whoever waits for it is told
+            self.error = error
+        finally:
+            self._ready.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        host = Host(socket.gethostname(), offset=time.time() - time.monotonic())
+        async with Engine(self._vms_changed) as engine:
+            self._engine = engine
+            self._tell(replace(self._fleet, host=host))
+            self._ready.set()
+            survey = asyncio.create_task(self._keep_surveying())
+            await self._stop.wait()
+            survey.cancel()
+
+    def _vms_changed(self, fleet: Fleet) -> None:
+        self._tell(replace(self._fleet, vms={**self._without_monitor, **fleet.vms}))
+
+    def _tell(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._publish(fleet)
+
+    def _take(self, request: Request) -> None:
+        match request:
+            case SurveyWish():
+                self._asked.set()
+            case ReadWish(path):
+                self._begin(self._read(Path(path)))
+            case DeleteWish(path):
+                self._begin(self._delete(Path(path)))
+            case _ if self._engine is not None:
+                self._engine.request(request)
+
+    def _begin(self, job: Any) -> None:
+        task = asyncio.create_task(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+    # --- the host -------------------------------------------------------------------------------------------------
+
+    async def _keep_surveying(self) -> None:
+        while True:
+            await self._survey()
+            await self._look_at_shelf()
+            self._asked.clear()
+            try:
+                async with asyncio.timeout(SURVEY_EVERY):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+
+    async def _survey(self) -> None:
+        if self._named:
+            found, unreadable = self._named, 0
+        else:
+            survey = await asyncio.to_thread(discovery.survey)
+            found, unreadable = survey.vms, survey.unreadable
+        assert self._engine is not None
+        known = dict(self._engine.views)
+        seen = {self._watch(self._engine, vm) for vm in found if vm.address is not None}
+        self._without_monitor = {view.state.vm.key: view for vm in found if vm.address is None for view in (_mute(vm),)}
+        for key, view in known.items():
+            if key not in seen and view.state.vm.link is not Link.UP:
+                self._engine.forget(key)
+        host = replace(self._fleet.host, surveyed=True, unreadable=unreadable)
+        vms = {**self._without_monitor, **self._engine.views}
+        self._tell(replace(self._fleet, host=host, vms=vms))
+
+    def _watch(self, engine: Engine, vm: FoundVm) -> str:
+        assert vm.address is not None
+        process = discovery.process(vm.pid) if vm.pid else None
+        return engine.watch(vm.address, process, Watching.GLANCE, vm.name)
+
+    # --- the snapshots --------------------------------------------------------------------------------------------
+
+    async def _look_at_shelf(self) -> None:
+        before = self._fleet.shelf
+        now = await asyncio.to_thread(shelf.look, self._directory)
+        self._tell(replace(self._fleet, shelf=replace(now, readings=before.readings, said=before.said)))
+
+    async def _read(self, path: Path) -> None:
+        loop = asyncio.get_running_loop()
+
+        def progress(reading: Reading) -> None:
+            loop.call_soon_threadsafe(self._note_reading, reading)
+
+        self._note_reading(await asyncio.to_thread(shelf.read, path, progress))
+
+    def _note_reading(self, reading: Reading) -> None:
+        now = self._fleet.shelf
+        self._note_shelf(replace(now, readings={**now.readings, reading.path: reading}))
+
+    async def _delete(self, path: Path) -> None:
+        try:
+            await asyncio.to_thread(shelf.delete, path)
+            said = f"deleted {path}"
+        except StoreError as error:
+            said = str(error)
+        self._note_shelf(replace(self._fleet.shelf, said=said))
+        await self._look_at_shelf()
+
+    def _note_shelf(self, now: Shelf) -> None:
+        self._tell(replace(self._fleet, shelf=now))
+
+
+def _mute(vm: FoundVm) -> VmView:
+    """A VM without a monitor that can be used: it is shown, with the reason."""
+    key = f"pid:{vm.pid}"
+    facts = Vm(key, name=vm.name, uuid=vm.uuid or "", machine=vm.machine or "", link=Link.LOST, memory=vm.memory or 0,
+               why_lost=vm.why_not or "it has no monitor", pid=vm.pid or 0, argv=vm.argv)  # fmt: skip
+    return VmView(State(facts), name=vm.name)

@@ -1,0 +1,47 @@
+"""What screens and widgets are given, and what they ask for: the only things that cross between them and the app."""
+
+from dataclasses import dataclass
+
+from textual.message import Message
+
+from vmtui.backend.core.fleet import Fleet, Request, VmView
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Everything that may be drawn, at one moment."""
+
+    fleet: Fleet
+    now: float
+    """Seconds of the engine's clock: add `fleet.host.offset` to have seconds since 1970."""
+    read_only: bool = False
+
+    def vm(self, key: str) -> VmView | None:
+        return self.fleet.vms.get(key)
+
+    @property
+    def busy(self) -> bool:
+        """Something is under way whose times count up by themselves."""
+        return any(view.state.busy for view in self.fleet.vms.values())
+
+
+class Ask(Message):
+    """A wish for the engine. What comes of it is seen in the fleet."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        self.request = request
+
+
+class Redraw(Message):
+    """This screen has just come to the top, or was told something new by the user: draw it from the latest values."""
+
+
+class Copy(Message):
+    """Text for the user's clipboard: over the terminal (OSC 52), and into a file for terminals that cannot."""
+
+    def __init__(self, text: str, what: str) -> None:
+        super().__init__()
+        self.text = text
+        self.what = what
+        """What it is, in a word or two, for the line that says so."""

@@ -1,0 +1,1 @@
+"""The screens: each shows one side of the fleet, and knows values only, never the engine."""

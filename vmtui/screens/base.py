@@ -1,0 +1,20 @@
+"""What all screens have in common: they draw a `Shown`, when they are on top, and only what changed."""
+
+from textual.screen import Screen
+
+from vmtui.messages import Redraw, Shown
+
+
+class ShowingScreen(Screen[None]):
+    """A screen that the app hands the latest values to. A covered one is handed none: it draws when it is on top again."""
+
+    def show(self, shown: Shown) -> None:
+        """Draw it. Called at most four times a second; must cost nothing where nothing changed."""
+        raise NotImplementedError
+
+    def ticks(self, shown: Shown) -> bool:
+        """Whether times on this screen count up by themselves now."""
+        return shown.busy
+
+    def on_screen_resume(self) -> None:
+        self.post_message(Redraw())
