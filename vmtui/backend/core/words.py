@@ -81,13 +81,24 @@ def verdict(state: State) -> str:
     waited = state.now - (work.marks.asked if work.marks.asked is not None else state.now)
     left = max(work.options.unplug_timeout - waited, 0)
     names = ", ".join(printable(card.device_id, 60) for card in vm.primaries) or "none"
-    if vm.panicked:
+    word = verdict_word(state)
+    if word == "dead":
         return "dead: the guest panicked and will not answer"
-    if vm.runstate != "running":
+    if word == "paused":
         return f"paused: the guest is {printable(vm.runstate, 40)} and cannot answer until it runs"
     then = "cancels" if is_.stuck_means_cancel(state) else "goes on waiting"
-    word = "slow" if waited > SLOW_AFTER else "waiting"
     return f"{word} for the guest to unplug {names}; {then} in {left:.0f} s"
+
+
+def verdict_word(state: State) -> str:
+    """waiting, slow, paused or dead: how the guest takes the request to unplug its card."""
+    work, vm = the_work(state), state.vm
+    if vm.panicked:
+        return "dead"
+    if vm.runstate != "running":
+        return "paused"
+    waited = state.now - (work.marks.asked if work.marks.asked is not None else state.now)
+    return "slow" if waited > SLOW_AFTER else "waiting"
 
 
 def progress_line(state: State, rate: float) -> str:

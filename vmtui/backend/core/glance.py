@@ -1,0 +1,190 @@
+"""How does one VM look from afar: in a line of a list, on a screen or as text?
+
+Each fact is a word and a `Tone`; what draws it adds a glyph and a colour, never a meaning.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from vmtui.backend.core import conditions as is_
+from vmtui.backend.core import words
+from vmtui.backend.core.fleet import Fleet, Snapshot, VmView
+from vmtui.backend.core.model import Card, Goal, Link, Outcome, Phase, Vm
+from vmtui.backend.core.state import State
+from vmtui.backend.core.text import printable
+
+
+class Tone(StrEnum):
+    """What kind of word it is."""
+
+    GOOD = "good"
+    BUSY = "busy"
+    """Something is under way."""
+    WARN = "warn"
+    BAD = "bad"
+    """Somebody must look at it."""
+    DIM = "dim"
+    """Nothing is known, or nothing is there."""
+
+
+class Said(msgspec.Struct, frozen=True):
+    word: str
+    tone: Tone
+
+
+class Glance(msgspec.Struct, frozen=True):
+    """One line of the fleet. All texts are safe to show."""
+
+    key: str
+    name: str
+    state: Said
+    """The run state in QEMU's word, or how the monitor stands."""
+    doing: Said
+    """Phase, share and rate of what is under way; else how the last save ended."""
+    card: Said
+    memory: int
+    """Bytes; 0 = not known."""
+    qemu: str
+    machine: str
+    saved: float | None
+    """When the latest snapshot was made, in seconds since 1970."""
+    stale: bool
+    """Its facts are the last known ones, for it does not answer now."""
+
+
+def glances(fleet: Fleet) -> tuple[Glance, ...]:
+    """Every VM, by name."""
+    saved = latest(fleet)
+    found = (glance(view, saved.get(view.state.vm.name or view.name)) for view in fleet.vms.values())
+    return tuple(sorted(found, key=lambda each: (each.name, each.key)))
+
+
+def latest(fleet: Fleet) -> dict[str, Snapshot]:
+    """The latest whole snapshot of each VM, by the VM's name."""
+    found: dict[str, Snapshot] = {}
+    for each in fleet.shelf.snapshots:
+        if each.manifest is not None:
+            found.setdefault(each.manifest.name, each)
+    return found
+
+
+def glance(view: VmView, saved: Snapshot | None = None) -> Glance:
+    vm = view.state.vm
+    return Glance(
+        key=vm.key,
+        name=printable(vm.name or view.name or vm.key, 60),
+        state=state_of(vm),
+        doing=doing(view.state),
+        card=card_of(vm),
+        memory=vm.memory,
+        qemu=vm.qemu if vm.version != (0, 0, 0) else "",
+        machine=printable(vm.machine, 40),
+        saved=saved.changed if saved else None,
+        stale=vm.link is not Link.UP or bool(vm.why_lost),
+    )
+
+
+def state_of(vm: Vm) -> Said:
+    """The run state, or why there is none."""
+    if vm.link is Link.CONNECTING:
+        return Said("connecting", Tone.DIM)
+    if vm.link is Link.GONE:
+        return Said("ended", Tone.DIM)
+    if vm.link is Link.LOST:
+        return Said(_unreachable(vm.why_lost), Tone.WARN)
+    if vm.why_lost:
+        return Said("silent", Tone.WARN)
+    if vm.panicked or vm.runstate == "guest-panicked":
+        return Said("guest-panicked", Tone.BAD)
+    tone = {"running": Tone.GOOD, "": Tone.DIM, "paused": Tone.WARN, "postmigrate": Tone.WARN}.get(vm.runstate, Tone.BAD)
+    return Said(printable(vm.runstate, 20) or "connecting", tone)
+
+
+_WHY_LOST = (
+    ("another client holds", "busy monitor"),
+    ("permission denied", "no permission"),
+    ("no such socket", "no socket"),
+    ("nobody listens", "nobody listens"),
+    ("no monitor", "no monitor"),
+)
+"""The words of `backend.qmp` -> what a narrow column says."""
+
+
+def _unreachable(why: str) -> str:
+    return next((word for part, word in _WHY_LOST if part in why), "unreachable")
+
+
+def card_of(vm: Vm) -> Said:
+    """The failover card; where there are several, the one that needs most to be looked at."""
+    if not vm.primaries:
+        return Said("none" if vm.seen or vm.runstate else "", Tone.DIM)
+    said = [_card(card.card, asked=card.asked, driven=card.driven) for card in vm.primaries]
+    worst = max(said, key=lambda each: _WORST.index(each.tone))
+    return Said(f"{worst.word} ({len(said)})", worst.tone) if len(said) > 1 else worst
+
+
+_WORST = (Tone.GOOD, Tone.DIM, Tone.BUSY, Tone.WARN, Tone.BAD)
+
+
+def _card(card: Card, *, asked: bool, driven: bool) -> Said:
+    if card is Card.DELETED:
+        return Said("lost", Tone.BAD)
+    if asked:
+        return Said("asked to leave", Tone.BUSY)
+    if card is Card.OUT:
+        return Said("out", Tone.WARN)
+    if card is Card.NOT_PROVED:
+        return Said("not proved", Tone.DIM)
+    return Said("plugged", Tone.GOOD) if driven else Said("no driver", Tone.WARN)
+
+
+def doing(state: State) -> Said:
+    """What vmtui does to the VM, or did last; or that somebody else migrates it."""
+    work = state.work
+    if work is not None and state.busy:
+        return _under_way(state)
+    if is_.migration_running(state):
+        return Said(f"migrating by another ({printable(state.vm.migration.status, 30)})", Tone.BUSY)
+    if work is None or work.outcome is None or work.options.goal is Goal.CHECK:
+        return Said("", Tone.DIM)
+    return Said(_ENDED[work.outcome], _TONE_OF_END[work.outcome])
+
+
+def _under_way(state: State) -> Said:
+    work = state.work
+    assert work is not None
+    if work.marks.lost is not None:
+        return Said("no answer", Tone.WARN)
+    if work.phase is Phase.SAVE:
+        return Said(f"save {work.done_share:.0%}{_rate(state)}", Tone.BUSY)
+    if work.phase is Phase.UNPLUG:
+        word = words.verdict_word(state)
+        return Said(f"unplug, {word}", Tone.BUSY if word == "waiting" else Tone.WARN)
+    undoing = work.given_up and work.phase is not Phase.CANCEL
+    return Said(f"{work.phase} (undoing)" if undoing else str(work.phase), Tone.WARN if work.given_up else Tone.BUSY)
+
+
+def _rate(state: State) -> str:
+    mbps = state.vm.migration.mbps
+    return f" {words.size(mbps * 1e6 / 8)}/s" if mbps > 0 else ""
+
+
+_ENDED = {
+    Outcome.SAVED: "saved",
+    Outcome.RESUMED: "resumed",
+    Outcome.CHECKED: "",
+    Outcome.REFUSED: "refused",
+    Outcome.FAILED: "failed",
+    Outcome.CANCELLED: "cancelled",
+    Outcome.ATTENTION: "NEEDS ATTENTION",
+}
+_TONE_OF_END = {
+    Outcome.SAVED: Tone.GOOD,
+    Outcome.RESUMED: Tone.GOOD,
+    Outcome.CHECKED: Tone.DIM,
+    Outcome.REFUSED: Tone.WARN,
+    Outcome.FAILED: Tone.WARN,
+    Outcome.CANCELLED: Tone.WARN,
+    Outcome.ATTENTION: Tone.BAD,
+}
