@@ -4,19 +4,24 @@ The app holds the latest `Fleet` and nothing else that could become stale. It ha
 times a second, and keeps a timer only while times on that screen count up.
 """
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Protocol
 
 from textual import on
-from textual.app import App
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 from textual.timer import Timer
 
-from vmtui.backend.core.fleet import Fleet, ReadWish, Request, SurveyWish, WatchWish
-from vmtui.messages import Ask, Redraw, Shown
+from vmtui.backend.core.fleet import CancelWish, Fleet, ReadWish, Request, SurveyWish, WatchWish
+from vmtui.messages import Ask, Copy, Open, Place, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
 from vmtui.screens.fleet import FleetScreen
+from vmtui.screens.help import HelpScreen, Key
+from vmtui.settings import Settings
+from vmtui.themes import ALL
 from vmtui.throttle import Throttle
 
 UPDATES = 4
@@ -30,40 +35,63 @@ class Source(Protocol):
     def fleet(self) -> Fleet: ...
     def start(self, publish: Callable[[Fleet], None]) -> None: ...
     def request(self, request: Request) -> None: ...
-    def stop(self) -> None: ...
+
+
+class Leave:
+    """How the user left: the app's exit code says what is still to be done."""
+
+    NOW = 0
+    WHEN_DONE = 1
+    """A save is under way: wait for its end, without a screen."""
 
 
 class VmtuiApp(App[int]):
-    """`source` is started when the app is, and stopped when it ends. `clock` is the engine's, in seconds."""
+    """`source` is started when the app is. `clock` is the engine's, in seconds; `keep` stores a text and says where."""
 
     CSS_PATH = "app.tcss"
     TITLE = "vmtui"
+    ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "quit_app", "Quit"),
-        Binding("ctrl+q", "quit_app", "Quit", show=False),
+        Binding("question_mark,f1", "help", "Help", id="help"),
+        Binding("q", "leave", "Quit", id="quit"),
+        Binding("ctrl+q,ctrl+c", "leave", "Quit", show=False, id="quit.always", priority=True),
     ]
 
-    def __init__(self, source: Source, *, read_only: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        read_only: bool = False,
+        settings: Settings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        keep: Callable[[str], str] = lambda _text: "",
+    ) -> None:
         super().__init__()
         self.animation_level = "none"
         self.source = source
         self.read_only = read_only
+        self.settings = settings or Settings()
         self.clock = clock
+        self._keep = keep
         self._throttle = Throttle(UPDATES)
         self._woken = False
         self._redraw_due: Timer | None = None
         self._ticking: Timer | None = None
+        self._possible: tuple[tuple[str, bool], ...] = ()
+        for theme in ALL:
+            self.register_theme(theme)
+        self.theme = self.settings.theme or ("mono" if os.environ.get("NO_COLOR") else "dark")
+        self.set_keymap(self.settings.keys)
 
     @property
     def shown(self) -> Shown:
-        return Shown(self.source.fleet, self.clock(), self.read_only)
+        return Shown(self.source.fleet, self.clock(), self.read_only, self.settings.host_colour)
+
+    def get_default_screen(self) -> Screen[None]:
+        return FleetScreen()
 
     def on_mount(self) -> None:
-        self.push_screen(FleetScreen())
         self.source.start(self._published)
-
-    def on_unmount(self) -> None:
-        self.source.stop()
 
     # --- values in ------------------------------------------------------------------------------------------------
 
@@ -75,12 +103,12 @@ class VmtuiApp(App[int]):
 
     def _wake(self) -> None:
         self._woken = False
-        if self._redraw_due is None:
+        if self._redraw_due is None and self.is_running:
             self._draw_when_due()
 
     def _draw_when_due(self) -> None:
         self._redraw_due = None
-        delay = self._throttle.delay(self.clock())
+        delay = self._throttle.delay(time.monotonic())
         if delay == 0:
             self._draw()
         else:
@@ -90,11 +118,19 @@ class VmtuiApp(App[int]):
     def _draw(self) -> None:
         """Hand the latest values to the screen on top."""
         screen = self.screen
-        if isinstance(screen, ShowingScreen) and screen.is_attached:
+        if isinstance(screen, ShowingScreen) and screen.is_mounted:
             shown = self.shown
             with self.batch_update():
                 screen.show(shown)
+            self._refresh_footer(screen)
             self._tick(screen.ticks(shown))
+
+    def _refresh_footer(self, screen: Screen[object]) -> None:
+        """Draw the keys anew only where one has become possible, or impossible."""
+        possible = tuple((key, active.enabled) for key, active in screen.active_bindings.items())
+        if possible != self._possible:
+            self._possible = possible
+            screen.refresh_bindings()
 
     def _tick(self, needed: bool) -> None:
         if needed and self._ticking is None:
@@ -107,15 +143,126 @@ class VmtuiApp(App[int]):
 
     @on(Ask)
     def _ask(self, message: Ask) -> None:
-        if self.read_only and not harmless(message.request):
-            self.notify("read-only: nothing is changed (started with --read-only)", severity="warning")
+        if self.read_only and not isinstance(message.request, ReadWish | SurveyWish | WatchWish):
+            self.notify("read-only: nothing is changed (started with --read-only)", severity="warning", markup=False)
         else:
             self.source.request(message.request)
 
-    def action_quit_app(self) -> None:
-        self.exit(0)
+    @on(Copy)
+    def _copy(self, message: Copy) -> None:
+        self.copy_to_clipboard(message.text)
+        place = self._keep(message.text)
+        beside = f"; where the terminal has no clipboard: {place}" if place else ""
+        self.notify(f"copied {message.what}{beside}", markup=False)
+
+    # --- screens --------------------------------------------------------------------------------------------------
+
+    @on(Open)
+    def _open(self, message: Open) -> None:
+        self.push_screen(_SCREENS[message.place](message.key))
+
+    def action_help(self) -> None:
+        if isinstance(self.screen, HelpScreen):
+            return
+        title = str(getattr(self.screen, "TITLE", None) or "vmtui")
+        focused = self.focused.HELP if self.focused is not None and self.focused.HELP else ""
+        self.push_screen(HelpScreen(title, focused or self.screen.HELP or "", self._keys()))
+
+    def _keys(self) -> list[Key]:
+        found: dict[str, Key] = {}
+        for active in self.screen.active_bindings.values():
+            binding = active.binding
+            if binding.description and not binding.system:
+                name = binding.id or ""
+                keys = self.get_key_display(binding)
+                before = found.get(binding.action)
+                shown = f"{before.keys} {keys}" if before and keys not in before.keys.split() else keys
+                found[binding.action] = Key(shown, binding.description, name, active.enabled)
+        return list(found.values())
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The palette lists what is possible now: the keys of this screen, and the looks."""
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if active.enabled and binding.description and binding.show:
+                yield SystemCommand(binding.description, f"key {binding.key}", self._doing(active.node, binding.action))
+        for theme in ALL:
+            if theme.name != self.theme:
+                yield SystemCommand(
+                    f"Theme: {theme.name}", "until vmtui ends; config.toml keeps it", self._themed(theme.name)
+                )
+
+    def _doing(self, node: object, action: str) -> Callable[[], None]:
+        def run() -> None:
+            self.call_later(self.run_action, action, node)
+
+        return run
+
+    def _themed(self, name: str) -> Callable[[], None]:
+        def choose() -> None:
+            self.theme = name
+            self.post_message(Redraw())
+
+        return choose
+
+    # --- leaving --------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> list[str]:
+        """The names of the VMs that something is done to."""
+        return [view.state.vm.shown for view in self.source.fleet.vms.values() if view.state.busy]
+
+    def action_leave(self) -> None:
+        if not self.busy:
+            self.exit(Leave.NOW)
+            return
+        from vmtui.screens.dialogs import Quit, QuitDialog  # noqa: PLC0415 - seldom needed
+
+        def answered(answer: Quit | None) -> None:
+            if answer is Quit.CANCEL:
+                for key, view in self.source.fleet.vms.items():
+                    if view.state.busy:
+                        self.source.request(CancelWish(key))
+            if answer in (Quit.CANCEL, Quit.GO_ON):
+                self.exit(Leave.WHEN_DONE)
+
+        self.push_screen(QuitDialog(self.busy), answered)
 
 
-def harmless(request: Request) -> bool:
-    """It only looks."""
-    return isinstance(request, ReadWish | SurveyWish | WatchWish)
+def _vm(key: str) -> Screen[None]:
+    from vmtui.screens.vm import VmScreen  # noqa: PLC0415 - each screen is loaded when it is first opened
+
+    return VmScreen(key)
+
+
+def _preflight(key: str) -> Screen[None]:
+    from vmtui.screens.preflight import PreflightScreen  # noqa: PLC0415
+
+    return PreflightScreen(key)
+
+
+def _parameters(key: str) -> Screen[None]:
+    from vmtui.screens.parameters import ParametersScreen  # noqa: PLC0415
+
+    return ParametersScreen(key)
+
+
+def _transcript(key: str) -> Screen[None]:
+    from vmtui.screens.transcript import TranscriptScreen  # noqa: PLC0415
+
+    return TranscriptScreen(key)
+
+
+def _snapshots(_key: str) -> Screen[None]:
+    from vmtui.screens.snapshots import SnapshotsScreen  # noqa: PLC0415
+
+    return SnapshotsScreen()
+
+
+_SCREENS: dict[Place, Callable[[str], Screen[None]]] = {
+    Place.VM: _vm,
+    Place.PREFLIGHT: _preflight,
+    Place.PARAMETERS: _parameters,
+    Place.TRANSCRIPT: _transcript,
+    Place.SNAPSHOTS: _snapshots,
+}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
+  vmtui                              the terminal UI, on the VMs of this host
   vmtui list                         the VMs of this host
   vmtui check web1                   may it be saved, and how?
   vmtui save web1                    save it; the guest stands still only for the copy
@@ -70,11 +71,24 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"vmtui {__version__}")
         return 0
     parser = build_parser()
-    given = parser.parse_args(arguments)
-    if not hasattr(given, "run"):
-        parser.print_help(sys.stderr)
-        return 2
+    given = parser.parse_args(_with_command(arguments, parser))
     return _guarded(given.run, given)
+
+
+def _with_command(arguments: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """`vmtui` and `vmtui VM ...` mean `vmtui ui ...`: a first word that is no command is a VM."""
+    if {"-h", "--help", "--version"} & set(arguments[:1]):
+        return arguments
+    if not arguments and not sys.stdout.isatty():
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    first = next((word for word in arguments if not word.startswith("-")), "")
+    return arguments if first in _command_names(parser) else ["ui", *arguments]
+
+
+def _command_names(parser: argparse.ArgumentParser) -> set[str]:
+    actions = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    return {name for each in actions for name in each.choices}
 
 
 def _guarded(command: Callable[[Any], int], given: argparse.Namespace) -> int:
@@ -132,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vmtui {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in (
+        _add_ui,
         _add_save,
         _add_check,
         _add_resume,
@@ -174,6 +189,26 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
         default="resume",
         help="what becomes of the VM (default: resume)",
     )
+
+
+# --- the screen ---------------------------------------------------------------------------------------------------
+
+
+def _add_ui(commands: Any) -> None:
+    parser = _command(commands, "ui", _ui, "the terminal UI; also what vmtui does without a command")
+    parser.add_argument("vm", metavar="VM", nargs="*", help="show these and no others (default: the VMs of this host)")
+    parser.add_argument("--read-only", action="store_true", help="look, and change nothing")
+    parser.add_argument("--dir", metavar="DIR", help="the snapshot directory (also VMTUI_SNAPSHOT_DIR)")
+
+
+def _ui(given: argparse.Namespace) -> int:
+    from vmtui.backend.core.errors import UsageError
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("the terminal UI needs a terminal; without one: vmtui list, vmtui save VM --json")
+    from vmtui import ui
+
+    return ui.show(given.vm, directory=given.dir, read_only=given.read_only)
 
 
 # --- save, check, resume ------------------------------------------------------------------------------------------
@@ -433,14 +468,15 @@ def _sim(given: argparse.Namespace) -> int:
 
 
 def _add_demo(commands: Any) -> None:
-    parser = _command(commands, "demo", _demo, "a shell among simulated VMs, without QEMU or root; --tour tells the story")
+    parser = _command(commands, "demo", _demo, "try it all on simulated VMs, without QEMU or root; --tour tells the story")
     parser.add_argument("--scenario", action="extend", nargs="+", metavar="S", help="one more VM, in which this happens")
     profiles = ["stock-7.2", "stock-10.0", "stock-11.1", "pause-vm-10.0"]
     parser.add_argument("--profile", choices=profiles, default="stock-10.0", help="its QEMU (default: stock-10.0)")
     _add_pace(parser, "32M")
     parser.add_argument("--tour", action="store_true", help="three acts: the hang, the save, the crash; a key goes on")
     parser.add_argument("--auto", action="store_true", help="the tour goes on by itself")
-    parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="run this among them, instead of a shell")
+    parser.add_argument("--shell", action="store_true", help="a shell among them, for the command line")
+    parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="run this among them, instead of the terminal UI")
 
 
 def _demo(given: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`vmtui demo`: a fleet of simulated VMs, and a shell in which every command of vmtui works on them, and on nothing else.
+"""`vmtui demo`: a fleet of simulated VMs; the terminal UI, or a shell, works on them, and on nothing else.
 
 The fleet is served by a child that ends, and removes everything, once the pipe from here breaks: so nothing is left even
 if this process is killed.
@@ -82,7 +82,7 @@ def show(given: argparse.Namespace) -> int:
         if extra is not None:
             specs.append(Spec(YOURS, profile_of(given.profile), extra, _socket(directory, YOURS)))
         with _served(directory, specs, settings):
-            return _run(directory, given.command or _shell(directory, extra is not None))
+            return _run(directory, given.command or (_shell(directory, extra is not None) if given.shell else _ui()))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -150,6 +150,10 @@ async def _serve(specs: Sequence[Spec], settings: Settings, lifeline: int, told:
 
 
 # --- what runs among them -----------------------------------------------------------------------------------------
+
+
+def _ui() -> list[str]:
+    return [sys.executable, "-m", "vmtui", "ui"]
 
 
 def _shell(directory: Path, yours: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """What screens and widgets are given, and what they ask for: the only things that cross between them and the app."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from textual.message import Message
 
@@ -15,6 +16,8 @@ class Shown:
     now: float
     """Seconds of the engine's clock: add `fleet.host.offset` to have seconds since 1970."""
     read_only: bool = False
+    host_colour: str = "$primary"
+    """What the user wants to know this host by: a colour, as Textual writes it."""
 
     def vm(self, key: str) -> VmView | None:
         return self.fleet.vms.get(key)
@@ -31,6 +34,26 @@ class Ask(Message):
     def __init__(self, request: Request) -> None:
         super().__init__()
         self.request = request
+
+
+class Place(StrEnum):
+    """A screen that can be opened."""
+
+    VM = "vm"
+    PREFLIGHT = "preflight"
+    PARAMETERS = "parameters"
+    TRANSCRIPT = "transcript"
+    SNAPSHOTS = "snapshots"
+    HELP = "help"
+
+
+class Open(Message):
+    """Another screen is wanted, about the VM `key` where it is about one."""
+
+    def __init__(self, place: Place, key: str = "") -> None:
+        super().__init__()
+        self.place = place
+        self.key = key
 
 
 class Redraw(Message):

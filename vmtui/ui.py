@@ -1,15 +1,75 @@
 """`vmtui` with no command: the terminal UI on the VMs of this host, or on those that are named."""
 
+import os
+import signal
+import sys
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 
-from vmtui.app import VmtuiApp
+from vmtui import settings
+from vmtui.app import Leave, VmtuiApp
 from vmtui.backend import config, discovery
+from vmtui.backend.core import words
+from vmtui.backend.core.errors import Exit, StoreError
+from vmtui.backend.core.fleet import Fleet
 from vmtui.backend.service import Service
+
+COPIED = "copied.txt"
 
 
 def show(names: Sequence[str], *, directory: str | None = None, read_only: bool = False) -> int:
     """Run it until the user ends it; returns the exit code. Raises UsageError for a name that means nothing."""
+    chosen = settings.read()
     vms = discovery.discover() if names else ()
-    service = Service(Path(config.snapshot_dir(directory)), [discovery.resolve(name, vms) for name in names])
-    return VmtuiApp(service, read_only=read_only).run() or 0
+    service = Service(config.snapshot_dir(directory), [discovery.resolve(name, vms) for name in names])
+    app = VmtuiApp(service, read_only=read_only, settings=chosen, keep=keep)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: app.exit(Leave.WHEN_DONE))
+    try:
+        left = app.run()
+        if left == Leave.WHEN_DONE:
+            _wait(service)
+    finally:
+        service.stop()
+    if service.error is not None:
+        raise service.error
+    return app.return_code or Exit.OK
+
+
+def keep(text: str) -> str:
+    """Store what was copied, for terminals without a clipboard, readable by its owner alone; where, or nothing."""
+    place = config.state_home() / COPIED
+    try:
+        config.private_directory(place.parent)
+        with suppress(FileNotFoundError):
+            place.unlink()
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text + "\n")
+    except (OSError, StoreError):
+        return ""
+    return str(place)
+
+
+def _wait(service: Service) -> None:
+    """Until nothing is under way any more, saying how each ended. The terminal may be gone by now: that ends nothing."""
+    told: set[str] = set()
+    _say("the screen is closed; what is under way goes on to its checked end")
+    while _tell(service.fleet, told):
+        service.wait(0.25)
+
+
+def _tell(fleet: Fleet, told: set[str]) -> bool:
+    """Say what has ended since; whether anything is still under way."""
+    for key, view in fleet.vms.items():
+        work = view.state.work
+        if view.state.busy:
+            told.discard(key)
+        elif work is not None and work.outcome is not None and key not in told:
+            told.add(key)
+            _say(words.headline(view.state))
+    return any(view.state.busy for view in fleet.vms.values())
+
+
+def _say(text: str) -> None:
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)

@@ -47,6 +47,7 @@ class Service:
         self._named = tuple(named)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
+        self._told = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vmtui-engine", daemon=True)
         self._stop = asyncio.Event()
         self._asked = asyncio.Event()
@@ -79,9 +80,10 @@ class Service:
         """The latest value."""
         return self._fleet
 
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
+    def wait(self, seconds: float) -> None:
+        """Until something was published, or the time is up."""
+        self._told.clear()
+        self._told.wait(seconds)
 
     # --- in its own thread ----------------------------------------------------------------------------------------
 
@@ -109,6 +111,7 @@ class Service:
 
     def _tell(self, fleet: Fleet) -> None:
         self._fleet = fleet
+        self._told.set()
         self._publish(fleet)
 
     def _take(self, request: Request) -> None:

@@ -1,9 +1,191 @@
-"""The first screen: every VM of the host, in a table."""
+"""The first screen: every VM of the host in a table, and what there is to know of the one under the cursor."""
 
-from vmtui.messages import Shown
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.events import Resize
+from textual.widgets import DataTable, Footer, Input, Static
+
+from vmtui.backend.core import glance
+from vmtui.backend.core.fleet import CancelWish, Fleet, Snapshot, SurveyWish, VmView
+from vmtui.backend.core.glance import Glance, Tone
+from vmtui.messages import Ask, Open, Place, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
+from vmtui.widgets.look import lines, said, toned
+from vmtui.widgets.top_line import TopLine, counts
+from vmtui.widgets.vm_table import VmTable
+
+WIDE = 120
+"""Columns from which the details stand beside the table, not below."""
+
+ORDERS = ("name", "attention", "RAM")
+"""By what the table is sorted, in the order in which a key changes it."""
 
 
 class FleetScreen(ShowingScreen):
+    DEFAULT_CSS = """
+    FleetScreen #filter { display: none; height: 1; }
+    FleetScreen #filter.-open { display: block; }
+    FleetScreen VmTable { height: 1fr; width: 1fr; }
+    FleetScreen #detail { height: auto; max-height: 9; padding: 0 1; border-top: solid $panel; }
+    FleetScreen.-wide #detail { height: 1fr; max-height: 100%; width: 50; border-top: none; border-left: solid $panel; }
+    FleetScreen #body { layout: vertical; height: 1fr; }
+    FleetScreen.-wide #body { layout: horizontal; }
+    FleetScreen #hint { padding: 1 2; height: auto; display: none; }
+    FleetScreen #hint.-open { display: block; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open('vm')", "Open", id="fleet.open"),
+        Binding("s", "open('preflight')", "Save", id="fleet.save"),
+        Binding("c", "cancel", "Cancel", id="fleet.cancel"),
+        Binding("p", "open('parameters')", "Parameters", id="fleet.parameters"),
+        Binding("t", "open('transcript')", "Transcript", id="fleet.transcript", show=False),
+        Binding("S", "open('snapshots')", "Snapshots", id="fleet.snapshots"),
+        Binding("slash", "filter", "Filter", id="fleet.filter"),
+        Binding("o", "order", "Sort", id="fleet.order", show=False),
+        Binding("r", "survey", "Look again", id="fleet.survey", show=False),
+        Binding("escape", "no_filter", "Show all", id="fleet.no-filter", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._order = 0
+        self._known: dict[str, tuple[VmView, Snapshot | None, Glance]] = {}
+        self._detail = Content("")
+        self._shown: Shown | None = None
+
+    def compose(self) -> ComposeResult:
+        yield TopLine("VMs")
+        yield Input(placeholder="part of a name or a state; Enter keeps it, Escape shows all", id="filter", compact=True)
+        yield Static(id="hint", markup=False)
+        with Horizontal(id="body"):
+            yield VmTable()
+            yield Static(id="detail", markup=False)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one(VmTable).focus()
+
+    # --- drawing --------------------------------------------------------------------------------------------------
+
     def show(self, shown: Shown) -> None:
-        pass
+        self._shown = shown
+        found = self._glances(shown.fleet)
+        listed = tuple(each for each in found if self._matches(each))
+        self.query_one(TopLine).draw(shown, counts(found))
+        self.query_one(VmTable).draw(self._sorted(listed))
+        self._hint(shown, found, listed)
+        self._draw_detail(shown)
+
+    def _glances(self, fleet: Fleet) -> tuple[Glance, ...]:
+        """A VM of which nothing changed is not looked at again."""
+        saved = glance.latest(fleet)
+        known = {}
+        for key, view in fleet.vms.items():
+            latest = saved.get(view.state.vm.name or view.name)
+            before = self._known.get(key)
+            same = before is not None and before[0] is view and before[1] is latest
+            known[key] = before if before and same else (view, latest, glance.glance(view, latest))
+        self._known = known
+        return tuple(line for _view, _latest, line in known.values())
+
+    def _matches(self, each: Glance) -> bool:
+        words = self.query_one("#filter", Input).value.lower().split()
+        text = " ".join((each.name, each.state.word, each.doing.word, each.card.word, each.qemu, each.machine)).lower()
+        return all(word in text for word in words)
+
+    def _sorted(self, found: tuple[Glance, ...]) -> tuple[Glance, ...]:
+        by_name = sorted(found, key=lambda each: (each.name, each.key))
+        if ORDERS[self._order] == "attention":
+            by_name.sort(key=glance.urgency, reverse=True)
+        elif ORDERS[self._order] == "RAM":
+            by_name.sort(key=lambda each: each.memory, reverse=True)
+        return tuple(by_name)
+
+    def _hint(self, shown: Shown, found: tuple[Glance, ...], listed: tuple[Glance, ...]) -> None:
+        hint = self.query_one("#hint", Static)
+        hint.set_class(not listed, "-open")
+        if not listed:
+            hint.update(Content(glance.nothing(shown.fleet.host, bool(found))))
+
+    def _draw_detail(self, shown: Shown) -> None:
+        view = shown.vm(self.query_one(VmTable).selected or "")
+        parts = [] if view is None else [_line(*each) for each in glance.detail(view, shown.fleet, shown.now)]
+        content = lines(parts)
+        if content != self._detail or content.spans != self._detail.spans:
+            self._detail = content
+            self.query_one("#detail", Static).update(content)
+
+    # --- keys -----------------------------------------------------------------------------------------------------
+
+    @property
+    def selected(self) -> VmView | None:
+        key = self.query_one(VmTable).selected
+        return self._shown.vm(key) if self._shown and key else None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        view = self.selected if self.is_mounted else None
+        if action == "open" and parameters != ("snapshots",):
+            return True if view is not None else None
+        if action == "cancel":
+            return True if view is not None and view.state.busy else None
+        return True
+
+    def action_open(self, place: str) -> None:
+        view = self.selected
+        self.post_message(Open(Place(place), view.state.vm.key if view else ""))
+
+    def action_cancel(self) -> None:
+        if (view := self.selected) is not None:
+            self.post_message(Ask(CancelWish(view.state.vm.key)))
+
+    def action_survey(self) -> None:
+        self.post_message(Ask(SurveyWish()))
+        self.notify("looking for VMs and snapshots", timeout=2)
+
+    def action_order(self) -> None:
+        self._order = (self._order + 1) % len(ORDERS)
+        self.notify(f"sorted by {ORDERS[self._order]}", timeout=2)
+        self.post_message(Redraw())
+
+    def action_filter(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.add_class("-open")
+        box.focus()
+
+    def action_no_filter(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.value = ""
+        box.remove_class("-open")
+        self.query_one(VmTable).focus()
+
+    @on(Input.Changed, "#filter")
+    def _filtered(self) -> None:
+        self.post_message(Redraw())
+
+    @on(Input.Submitted, "#filter")
+    def _filter_kept(self) -> None:
+        self.query_one(VmTable).focus()
+
+    @on(DataTable.RowHighlighted)
+    def _moved(self) -> None:
+        if self._shown is not None:
+            self._draw_detail(self._shown)
+        self.refresh_bindings()
+
+    @on(DataTable.RowSelected)
+    def _chosen(self) -> None:
+        self.action_open("vm")
+
+    def on_resize(self, event: Resize) -> None:
+        self.set_class(event.size.width >= WIDE, "-wide")
+        self.post_message(Redraw())
+
+
+def _line(label: str, text: str, tone: Tone | None) -> Content:
+    value = Content(text) if tone is None else said(glance.Said(text, tone))
+    return Content.assemble(toned(f"{label:9} ", Tone.DIM), value)

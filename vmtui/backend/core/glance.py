@@ -6,10 +6,11 @@ Each fact is a word and a `Tone`; what draws it adds a glyph and a colour, never
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import replace
 
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import words
-from vmtui.backend.core.fleet import Fleet, Snapshot, VmView
+from vmtui.backend.core.fleet import Fleet, Host, Snapshot, VmView
 from vmtui.backend.core.model import Card, Goal, Link, Outcome, Phase, Vm
 from vmtui.backend.core.state import State
 from vmtui.backend.core.text import printable
@@ -188,3 +189,69 @@ _TONE_OF_END = {
     Outcome.CANCELLED: Tone.WARN,
     Outcome.ATTENTION: Tone.BAD,
 }
+
+
+def urgency(each: Glance) -> tuple[bool, bool, bool]:
+    """What needs somebody first, then what is under way."""
+    tones = (each.state.tone, each.doing.tone, each.card.tone)
+    return Tone.BAD in tones, Tone.WARN in tones, Tone.BUSY in tones
+
+
+NO_VMS = """\
+No QEMU was found on this host whose command line can be read.
+
+  vmtui /path/to/qmp.sock     name a monitor yourself
+  sudo vmtui                  as the user that QEMU runs as, or as root
+  vmtui demo                  try it on simulated VMs
+  vmtui lab up                boot a tiny real one
+
+Press r to look again."""
+
+
+def nothing(host: Host, filtered: bool) -> str:
+    """Why the list is empty, and what to do."""
+    if not host.surveyed:
+        return "Looking for VMs on this host ..."
+    if filtered:
+        return "No VM matches the filter. Press Escape to show all."
+    unseen = f"\n\n{host.unreadable} processes of other users could not be looked at." if host.unreadable else ""
+    return NO_VMS + unseen
+
+
+def detail(view: VmView, fleet: Fleet, now: float) -> list[tuple[str, str, Tone | None]]:
+    """What there is to know of one VM, in lines: a label, a text, and how it is meant."""
+    state, vm = view.state, view.state.vm
+    state_now = replace(state, now=now) if state.busy else state
+    found: list[tuple[str, str, Tone | None]] = [(vm.name or view.name, *_said(state_of(vm)))]
+    if vm.link is not Link.UP or vm.why_lost:
+        found.append(("why", printable(vm.why_lost, 300) or "connecting to its monitor", Tone.WARN))
+        found += _stale(state, fleet.host)
+    if state.busy:
+        found.append(("doing", words.phase_line(state_now), None))
+        if stood := words.stopped_line(state_now):
+            found.append(("guest", stood, Tone.WARN))
+    elif doing(state).word:
+        found.append(("last", *_said(doing(state))))
+    found += [("card", text, None) for _label, text in words.proof_of_cards(state)]
+    if vm.machine or vm.memory:
+        parts = [printable(vm.machine, 40), f"{words.size(vm.memory)} of RAM" if vm.memory else "", f"QEMU {vm.qemu}"]
+        found.append(("machine", ", ".join(filter(None, parts)), None))
+    found.append(("monitor", printable(vm.key, 300), None))
+    return [(printable(label, 20), text, tone) for label, text, tone in found]
+
+
+def _said(value: Said) -> tuple[str, Tone]:
+    return value.word, value.tone
+
+
+def _stale(state: State, host: Host) -> list[tuple[str, str, Tone | None]]:
+    if not state.vm.runstate:
+        return []
+    return [
+        ("then", f"{printable(state.vm.runstate, 40)} when it was last heard of, at {clock(state.now, host)}", Tone.DIM)
+    ]
+
+
+def clock(at: float, host: Host) -> str:
+    """A time of the engine's clock as hours, minutes and seconds of the day."""
+    return words.time_of_day(at + host.offset)

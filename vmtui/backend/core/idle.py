@@ -21,14 +21,14 @@ NOW_AND_THEN = 90.0
 FOLLOWED = 1.0
 """Seconds between two looks at a migration of somebody else's."""
 GLANCE: dict[Fact, float] = {
-    Fact.NAME: ANY, Fact.STATUS: NOW_AND_THEN, Fact.MIGRATION: NOW_AND_THEN, Fact.MEMORY: ANY, Fact.DEVICES: ANY,
-    Fact.CONFIG_WINDOW: ANY, Fact.CARDS: ANY,
+    Fact.NAME: ANY, Fact.MACHINE: ANY, Fact.STATUS: NOW_AND_THEN, Fact.MIGRATION: NOW_AND_THEN, Fact.MEMORY: ANY,
+    Fact.DEVICES: ANY, Fact.CONFIG_WINDOW: ANY, Fact.CARDS: ANY,
 }  # fmt: skip
+SETTINGS = dict.fromkeys((Fact.UUID, Fact.FEATURES, Fact.PARAMETERS, Fact.CAPABILITIES), ANY)
 WATCHED: dict[Watching, dict[Fact, float]] = {
     Watching.NO:      {},
     Watching.GLANCE:  GLANCE,
-    Watching.CLOSELY: GLANCE | dict.fromkeys((Fact.UUID, Fact.MACHINE, Fact.FEATURES, Fact.PARAMETERS, Fact.CAPABILITIES),
-                                             ANY),
+    Watching.CLOSELY: GLANCE | SETTINGS,
 }  # fmt: skip
 """The facts that are kept of a VM that nothing is done to, and how old each may be."""
 PROMPTING = frozenset({"STOP", "RESUME", "MIGRATION", "DEVICE_DELETED", "RESET"})

@@ -4,6 +4,7 @@ All text that comes from outside is made printable here.
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import humanize
 
@@ -52,6 +53,16 @@ def size(count: float) -> str:
 
 def seconds(value: float) -> str:
     return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value:.2f} s" if value < 60 else humanize.precisedelta(value)
+
+
+def time_of_day(at: float) -> str:
+    """Seconds since 1970 as the host's HH:MM:SS."""
+    return datetime.fromtimestamp(at).strftime("%H:%M:%S")
+
+
+def stamp(at: float) -> str:
+    """Seconds since 1970 as the host's day and minute."""
+    return datetime.fromtimestamp(at).strftime("%m-%d %H:%M")
 
 
 def phase_line(state: State) -> str:
