@@ -1,5 +1,6 @@
 """The first screen: every VM of the host in a table, and what there is to know of the one under the cursor."""
 
+import textwrap
 from typing import ClassVar
 
 from textual import on
@@ -19,7 +20,7 @@ from vmtui.widgets.look import lines, said, toned
 from vmtui.widgets.top_line import TopLine, counts
 from vmtui.widgets.vm_table import VmTable
 
-WIDE = 120
+WIDE = 150
 """Columns from which the details stand beside the table, not below."""
 
 ORDERS = ("name", "attention", "RAM")
@@ -32,7 +33,7 @@ class FleetScreen(ShowingScreen):
     FleetScreen #filter.-open { display: block; }
     FleetScreen VmTable { height: 1fr; width: 1fr; }
     FleetScreen #detail { height: auto; max-height: 9; padding: 0 1; border-top: solid $panel; }
-    FleetScreen.-wide #detail { height: 1fr; max-height: 100%; width: 50; border-top: none; border-left: solid $panel; }
+    FleetScreen.-wide #detail { height: 1fr; max-height: 100%; width: 44; border-top: none; border-left: solid $panel; }
     FleetScreen #body { layout: vertical; height: 1fr; }
     FleetScreen.-wide #body { layout: horizontal; }
     FleetScreen #hint { padding: 1 2; height: auto; display: none; }
@@ -114,11 +115,12 @@ class FleetScreen(ShowingScreen):
 
     def _draw_detail(self, shown: Shown) -> None:
         view = shown.vm(self.query_one(VmTable).selected or "")
-        parts = [] if view is None else [_line(*each) for each in glance.detail(view, shown.fleet, shown.now)]
-        content = lines(parts)
+        pane = self.query_one("#detail", Static)
+        found = [] if view is None else glance.detail(view, shown.fleet, shown.now)
+        content = lines(_line(*each, max(pane.content_size.width, 40)) for each in found)
         if content != self._detail or content.spans != self._detail.spans:
             self._detail = content
-            self.query_one("#detail", Static).update(content)
+            pane.update(content)
 
     # --- keys -----------------------------------------------------------------------------------------------------
 
@@ -183,9 +185,13 @@ class FleetScreen(ShowingScreen):
 
     def on_resize(self, event: Resize) -> None:
         self.set_class(event.size.width >= WIDE, "-wide")
-        self.post_message(Redraw())
 
 
-def _line(label: str, text: str, tone: Tone | None) -> Content:
-    value = Content(text) if tone is None else said(glance.Said(text, tone))
-    return Content.assemble(toned(f"{label:9} ", Tone.DIM), value)
+LABEL = 10
+"""Columns of a label; what is too long for a line goes on below the text, not below the label."""
+
+
+def _line(label: str, text: str, tone: Tone | None, width: int) -> Content:
+    wrapped = f"\n{' ' * LABEL}".join(textwrap.wrap(text, width - LABEL - 2) or [""])
+    value = Content(wrapped) if tone is None else said(glance.Said(wrapped, tone))
+    return Content.assemble(toned(f"{label[: LABEL - 1]:{LABEL}}", Tone.DIM), value)

@@ -9,6 +9,7 @@ from textual.widgets import DataTable
 
 from vmtui.backend.core.glance import Glance
 from vmtui.backend.core.words import size, stamp
+from vmtui.messages import Redraw
 from vmtui.widgets.look import cell
 
 
@@ -65,7 +66,7 @@ class VmTable(DataTable[Text]):
 
     def draw(self, glances: tuple[Glance, ...]) -> None:
         theme = self.app.theme_variables
-        columns = tuple(each for each in COLUMNS if self.app.size.width >= each.from_width)
+        columns = tuple(each for each in COLUMNS if self.size.width >= each.from_width)
         lines = {each.key: each for each in glances}
         if columns != self._shown or self.app.theme != self._theme or list(lines) != list(self._lines):
             self._rebuild(columns, lines, theme)
@@ -74,6 +75,9 @@ class VmTable(DataTable[Text]):
             if line != (before := self._lines[key]):
                 self._redraw(before, line, theme)
         self._lines = lines
+
+    def on_resize(self) -> None:
+        self.post_message(Redraw())
 
     def _redraw(self, before: Glance, line: Glance, theme: dict[str, str]) -> None:
         for column in self._shown:

@@ -72,17 +72,19 @@ def latest(fleet: Fleet) -> dict[str, Snapshot]:
 
 def glance(view: VmView, saved: Snapshot | None = None) -> Glance:
     vm = view.state.vm
+    stale = vm.link is not Link.UP or bool(vm.why_lost)
+    card = card_of(vm)
     return Glance(
         key=vm.key,
         name=printable(vm.name or view.name or vm.key, 60),
         state=state_of(vm),
         doing=doing(view.state),
-        card=card_of(vm),
+        card=Said(card.word, Tone.DIM) if stale else card,
         memory=vm.memory,
         qemu=vm.qemu if vm.version != (0, 0, 0) else "",
         machine=printable(vm.machine, 40),
         saved=saved.changed if saved else None,
-        stale=vm.link is not Link.UP or bool(vm.why_lost),
+        stale=stale,
     )
 
 
@@ -145,7 +147,7 @@ def doing(state: State) -> Said:
     work = state.work
     if work is not None and state.busy:
         return _under_way(state)
-    if is_.migration_running(state):
+    if is_.migration_running(state) and state.vm.link is Link.UP:
         return Said(f"migrating by another ({printable(state.vm.migration.status, 30)})", Tone.BUSY)
     if work is None or work.outcome is None or work.options.goal is Goal.CHECK:
         return Said("", Tone.DIM)
