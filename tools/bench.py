@@ -21,6 +21,7 @@ from tools.measure import parts
 from tools.measure.parts import Bench
 from tools.measure.qmp import BenchError
 from tools.measure.rows import Row, table
+from tools.measure.screen import screen
 from tools.measure.virsh import install, virsh
 from vmtui.backend.lab import LabError
 
@@ -36,6 +37,7 @@ WITH_QEMU: dict[str, Part] = {
 ONCE: dict[str, Part] = {
     "verify": parts.verify,
     "startup": parts.startup,
+    "screen": screen,
 }
 
 
