@@ -198,12 +198,17 @@ def _add_ui(commands: Any) -> None:
     parser = _command(commands, "ui", _ui, "the terminal UI; also what vmtui does without a command")
     parser.add_argument("vm", metavar="VM", nargs="*", help="show these and no others (default: the VMs of this host)")
     parser.add_argument("--read-only", action="store_true", help="look, and change nothing")
+    parser.add_argument("--plain", action="store_true", help="lines instead of a screen: for screen readers and TERM=dumb")
     parser.add_argument("--dir", metavar="DIR", help="the snapshot directory (also VMTUI_SNAPSHOT_DIR)")
 
 
 def _ui(given: argparse.Namespace) -> int:
     from vmtui.backend.core.errors import UsageError
 
+    if given.plain or os.environ.get("TERM") == "dumb":
+        from vmtui import plain
+
+        return plain.show(given.vm, directory=given.dir, read_only=given.read_only)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the terminal UI needs a terminal; without one: vmtui list, vmtui save VM --json")
     from vmtui import ui

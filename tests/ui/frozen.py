@@ -59,6 +59,25 @@ def text_of(app: VmtuiApp) -> str:
     return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
 
 
+QUIET = 20
+"""Turns of the event loop without anything to do, after which nothing more will happen by itself."""
+
+
+async def settle(app: VmtuiApp) -> None:
+    """Until every message was handled and everything is laid out: by looking at the queues, not by waiting."""
+    quiet = 0
+    while quiet < QUIET:
+        await asyncio.sleep(0)
+        quiet = 0 if _at_work(app) else quiet + 1
+
+
+def _at_work(app: VmtuiApp) -> bool:
+    screen = app.screen
+    nodes = [app, *app.screen_stack, *screen.walk_children()]
+    waiting = any(not node._message_queue.empty() or node._next_callbacks for node in nodes)
+    return waiting or screen._layout_required or len(screen._dirty_widgets) > 0
+
+
 Use = Callable[[VmtuiApp, "Pilot[int]"], Awaitable[None]]
 
 
@@ -71,10 +90,10 @@ def shown(
     async def run() -> str:
         app = VmtuiApp(source, read_only=read_only, settings=settings, clock=lambda: NOW)
         async with app.run_test(size=size) as pilot:
-            await pilot.pause()
+            await settle(app)
             if use is not None:
                 await use(app, pilot)
-                await pilot.pause()
+                await settle(app)
             return text_of(app)
 
     return asyncio.run(run())

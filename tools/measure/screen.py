@@ -119,7 +119,8 @@ def questions(home: Path) -> list[Row]:
     script = (
         "import sys, time; from pathlib import Path; from vmtui.backend.service import Service\n"
         "service = Service(Path(sys.argv[1])); service.start(lambda fleet: None); time.sleep(15)\n"
-        "def sent(): return sum(r.kind == 'qmp' and r.data['dir'] == 'send' for v in service.fleet.vms.values() for r in v.log)\n"
+        "def records(): return (each for view in service.fleet.vms.values() for each in view.log)\n"
+        "def sent(): return sum(each.kind == 'qmp' and each.data['dir'] == 'send' for each in records())\n"
         "first = sent(); time.sleep(120); print((sent() - first) / 2 / len(service.fleet.vms)); service.stop()"
     )
     environment = {**os.environ, **_environment(home)}

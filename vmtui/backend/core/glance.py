@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import words
 from vmtui.backend.core.fleet import Fleet, Host, Snapshot, VmView
-from vmtui.backend.core.model import Card, Goal, Link, Outcome, Phase, Vm
+from vmtui.backend.core.model import Card, Fact, Goal, Link, Outcome, Phase, Primary, Vm
 from vmtui.backend.core.state import State
 from vmtui.backend.core.text import printable
 
@@ -73,7 +73,7 @@ def latest(fleet: Fleet) -> dict[str, Snapshot]:
 def glance(view: VmView, saved: Snapshot | None = None) -> Glance:
     vm = view.state.vm
     stale = vm.link is not Link.UP or bool(vm.why_lost)
-    card = card_of(vm)
+    card = card_of(view.state)
     return Glance(
         key=vm.key,
         name=printable(vm.name or view.name or vm.key, 60),
@@ -118,11 +118,20 @@ def _unreachable(why: str) -> str:
     return next((word for part, word in _WHY_LOST if part in why), "unreachable")
 
 
-def card_of(vm: Vm) -> Said:
+def known(state: State) -> bool:
+    """Enough was learned, or it is clear that nothing can be: before that a line would only change again at once."""
+    vm = state.vm
+    return vm.link in (Link.LOST, Link.GONE) or bool(vm.why_lost) or Fact.CARDS in vm.seen or state.busy
+
+
+def card_of(state: State) -> Said:
     """The failover card; where there are several, the one that needs most to be looked at."""
+    vm = state.vm
     if not vm.primaries:
-        return Said("none" if vm.seen or vm.runstate else "", Tone.DIM)
-    said = [_card(card.card, asked=card.asked, driven=card.driven) for card in vm.primaries]
+        return Said("none" if Fact.DEVICES in vm.seen else "", Tone.DIM)
+    if Fact.CARDS not in vm.seen and all(card.proved_at < 0 for card in vm.primaries) and not state.busy:
+        return Said("", Tone.DIM)
+    said = [_card(state, card) for card in vm.primaries]
     worst = max(said, key=lambda each: _WORST.index(each.tone))
     return Said(f"{worst.word} ({len(said)})", worst.tone) if len(said) > 1 else worst
 
@@ -130,16 +139,26 @@ def card_of(vm: Vm) -> Said:
 _WORST = (Tone.GOOD, Tone.DIM, Tone.BUSY, Tone.WARN, Tone.BAD)
 
 
-def _card(card: Card, *, asked: bool, driven: bool) -> Said:
-    if card is Card.DELETED:
+def _card(state: State, card: Primary) -> Said:
+    if card.card is Card.DELETED:
         return Said("lost", Tone.BAD)
-    if asked:
+    if card.asked:
         return Said("asked to leave", Tone.BUSY)
-    if card is Card.OUT:
+    if _has_left(state, card):
+        return Said("out", Tone.BUSY)
+    if card.card is Card.OUT:
         return Said("out", Tone.WARN)
-    if card is Card.NOT_PROVED:
+    if card.card is Card.NOT_PROVED:
         return Said("not proved", Tone.DIM)
-    return Said("plugged", Tone.GOOD) if driven else Said("no driver", Tone.WARN)
+    return Said("plugged", Tone.GOOD) if card.driven else Said("no driver", Tone.WARN)
+
+
+def _has_left(state: State, card: Primary) -> bool:
+    """The guest let go of it for this save, and it was not looked at since: it comes back at the end."""
+    work = state.work
+    if work is None or not state.busy or work.marks.unplugged is None:
+        return False
+    return card.proved_at < work.marks.unplugged or (card.card is Card.OUT and work.marks.resumed is not None)
 
 
 def doing(state: State) -> Said:
