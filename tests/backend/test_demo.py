@@ -90,7 +90,7 @@ def test_a_wrong_scenario_is_refused_and_nothing_started() -> None:
 
 def test_a_shell_is_told_what_to_try(tmp_path: Path) -> None:
     shell = subprocess.run(
-        (*VMTUI, "demo"), input="vmtui list; exit 3\n", capture_output=True, text=True, check=False, timeout=60,
+        (*VMTUI, "demo", "--shell"), input="vmtui list; exit 3\n", capture_output=True, text=True, check=False, timeout=60,
         env={**os.environ, "SHELL": "/bin/sh", "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert shell.returncode == 3

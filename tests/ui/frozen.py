@@ -74,8 +74,8 @@ async def settle(app: VmtuiApp) -> None:
 def _at_work(app: VmtuiApp) -> bool:
     screen = app.screen
     nodes = [app, *app.screen_stack, *screen.walk_children()]
-    waiting = any(not node._message_queue.empty() or node._next_callbacks for node in nodes)
-    return waiting or screen._layout_required or len(screen._dirty_widgets) > 0
+    waiting = [not node._message_queue.empty() or bool(node._next_callbacks) for node in nodes]
+    return any((*waiting, screen._layout_required, bool(screen._dirty_widgets)))
 
 
 Use = Callable[[VmtuiApp, "Pilot[int]"], Awaitable[None]]
