@@ -20,10 +20,10 @@ from vmtui.backend.core.snapshot import SUFFIX, Manifest, ManifestError, read_ma
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address
 from vmtui.backend.qmp import Monitor
+from vmtui.backend.shelf import MANIFEST_LIMIT, written_by_others
 from vmtui.backend.simulated import PROGRAM
 from vmtui.backend.stream import read_stream
 
-MANIFEST_LIMIT = 64 << 20
 START_LIMIT = 30.0
 """Seconds that QEMU gets to open its monitor."""
 LOAD_STALL = 60.0
@@ -102,11 +102,8 @@ def _manifest(path: Path) -> Manifest:
 
 def _trusted(found: os.stat_result, shown: str) -> None:
     """What a manifest names is run: nobody but its owner, you or root, may have written it."""
-    if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
-        raise RefusedError(
-            f"{shown} can be written by others (owner {found.st_uid}, mode {found.st_mode & 0o777:o}), and what it names "
-            "would be run: look at it, then chown and chmod 600 it"
-        )
+    if how := written_by_others(found):
+        raise RefusedError(f"{shown} {how}, and what it names would be run: look at it, then chown and chmod 600 it")
 
 
 def _whole(path: Path) -> None:

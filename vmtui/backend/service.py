@@ -9,14 +9,13 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
 from vmtui.backend import discovery, shelf
-from vmtui.backend.core.errors import StoreError
+from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.fleet import (
     DeleteWish,
     Fleet,
@@ -30,8 +29,11 @@ from vmtui.backend.core.fleet import (
 )
 from vmtui.backend.core.model import Link, Vm
 from vmtui.backend.core.state import State, Watching
+from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import FoundVm
 from vmtui.backend.engine import Engine
+from vmtui.backend.store import StopFlag
+from vmtui.backend.stream import StreamInterrupted
 
 SURVEY_EVERY = 30.0
 """Seconds between two looks at the host's processes: what has begun meanwhile is found, or asked for with a key."""
@@ -51,6 +53,9 @@ class Service:
         self._thread = threading.Thread(target=self._run, name="vmtui-engine", daemon=True)
         self._stop = asyncio.Event()
         self._asked = asyncio.Event()
+        self._shelf_asked = asyncio.Event()
+        self._reads: dict[str, StopFlag] = {}
+        """By path: those under way, and how to stop each."""
         self._engine: Engine | None = None
         self._fleet = Fleet()
         self._without_monitor: dict[str, VmView] = {}
@@ -102,11 +107,16 @@ class Service:
             self._engine = engine
             self._tell(replace(self._fleet, host=host))
             self._ready.set()
-            survey = asyncio.create_task(self._keep_surveying())
+            looking = [asyncio.create_task(self._keep_surveying()), asyncio.create_task(self._keep_looking_at_shelf())]
             await self._stop.wait()
-            survey.cancel()
+            for task in looking:
+                task.cancel()
+            for reading in self._reads.values():
+                reading.set = True  # nobody waits for a file that is still read through
 
     def _vms_changed(self, fleet: Fleet) -> None:
+        if _files_of(fleet) != _files_of(self._fleet):
+            self._shelf_asked.set()
         self._tell(replace(self._fleet, vms={**self._without_monitor, **fleet.vms}))
 
     def _tell(self, fleet: Fleet) -> None:
@@ -118,14 +128,19 @@ class Service:
         match request:
             case SurveyWish():
                 self._asked.set()
+            case ReadWish(path, stop=True):
+                if path in self._reads:
+                    self._reads[path].set = True
             case ReadWish(path):
-                self._begin(self._read(Path(path)))
+                if path not in self._reads:
+                    self._reads[path] = StopFlag()
+                    self._begin(self._read(path, self._reads[path]))
             case DeleteWish(path):
                 self._begin(self._delete(Path(path)))
             case _ if self._engine is not None:
                 self._engine.request(request)
 
-    def _begin(self, job: Any) -> None:
+    def _begin(self, job: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(job)
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
@@ -135,7 +150,7 @@ class Service:
     async def _keep_surveying(self) -> None:
         while True:
             await self._survey()
-            await self._look_at_shelf()
+            self._shelf_asked.set()
             self._asked.clear()
             try:
                 async with asyncio.timeout(SURVEY_EVERY):
@@ -167,34 +182,64 @@ class Service:
 
     # --- the snapshots --------------------------------------------------------------------------------------------
 
-    async def _look_at_shelf(self) -> None:
-        before = self._fleet.shelf
-        now = await asyncio.to_thread(shelf.look, self._directory)
-        self._tell(replace(self._fleet, shelf=replace(now, readings=before.readings, said=before.said)))
+    async def _keep_looking_at_shelf(self) -> None:
+        """After each survey, and as soon as a save has made, finished or removed a file."""
+        while True:
+            await self._shelf_asked.wait()
+            self._shelf_asked.clear()
+            found = await asyncio.to_thread(shelf.look, self._directory)
+            before = self._fleet.shelf
+            self._note_shelf(replace(found, readings=_of_what_is_there(before.readings, found), said=before.said))
 
-    async def _read(self, path: Path) -> None:
+    async def _read(self, path: str, stop: StopFlag) -> None:
         loop = asyncio.get_running_loop()
 
         def progress(reading: Reading) -> None:
             loop.call_soon_threadsafe(self._note_reading, reading)
 
-        self._note_reading(await asyncio.to_thread(shelf.read, path, progress))
+        try:
+            self._note_reading(await asyncio.to_thread(shelf.read, Path(path), progress, stop))
+        except StreamInterrupted:
+            readings = {key: each for key, each in self._fleet.shelf.readings.items() if key != path}
+            said = f"stopped reading {printable(path, 300)}"
+            self._note_shelf(replace(self._fleet.shelf, readings=readings, said=said))
+        finally:
+            del self._reads[path]
 
     def _note_reading(self, reading: Reading) -> None:
         now = self._fleet.shelf
-        self._note_shelf(replace(now, readings={**now.readings, reading.path: reading}))
+        said = f"{printable(reading.path, 300)}: {reading.verdict}" if reading.over else now.said
+        self._note_shelf(replace(now, readings={**now.readings, reading.path: reading}, said=said))
 
     async def _delete(self, path: Path) -> None:
+        if (reading := self._reads.get(str(path))) is not None:
+            reading.set = True
         try:
             await asyncio.to_thread(shelf.delete, path)
-            said = f"deleted {path}"
-        except StoreError as error:
+            said = f"deleted {printable(str(path), 300)}"
+        except (StoreError, RefusedError) as error:
             said = str(error)
         self._note_shelf(replace(self._fleet.shelf, said=said))
-        await self._look_at_shelf()
+        self._shelf_asked.set()
 
     def _note_shelf(self, now: Shelf) -> None:
         self._tell(replace(self._fleet, shelf=now))
+
+
+def _files_of(fleet: Fleet) -> set[tuple[str, float, bool, bool, bool]]:
+    """What the saves have to do with the snapshot directory: when this changes, it is another."""
+    works = ((key, view.state.work) for key, view in fleet.vms.items())
+    return {
+        (key, work.started, work.has_partial, work.published, work.outcome is None)
+        for key, work in works
+        if work is not None and work.reserved
+    }
+
+
+def _of_what_is_there(readings: dict[str, Reading], found: Shelf) -> dict[str, Reading]:
+    """A verdict is about the file that was read: it goes with it, and with any change of it."""
+    changed = {each.path: each.changed for each in found.snapshots}
+    return {path: each for path, each in readings.items() if not each.over or changed.get(path) == each.changed}
 
 
 def _mute(vm: FoundVm) -> VmView:

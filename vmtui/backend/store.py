@@ -16,6 +16,7 @@ import fcntl
 import os
 import re
 import stat
+import struct
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -131,6 +132,7 @@ class Partial:
             self.fd = os.open(self.partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             self._inodes.add(os.fstat(self.fd).st_ino)
             os.fchmod(self.fd, 0o600)
+            _lock(self.fd)
             sync_directory(self.path.parent)
         except OSError as error:
             with suppress(StoreError):
@@ -257,6 +259,33 @@ class Partial:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+_WHOLE_FILE = "hhqqi0q"
+"""struct flock: type, whence, start, length (0 = to the end), pid."""
+
+
+def _lock(fd: int) -> None:
+    """Mark a file as being written. The lock belongs to the open file, not to a process: QEMU, who gets that same open file
+    handed over, holds it too, so it lasts until both have closed it, also when vmtui is killed. A file system without locks
+    goes without."""
+    with suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_WHOLE_FILE, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+
+
+def being_written(path: Path) -> bool:
+    """Whether a save has this file open. Asking takes no lock, so it is never in a save's way."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        asked = struct.pack(_WHOLE_FILE, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        return bool(struct.unpack(_WHOLE_FILE, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 class StopFlag:

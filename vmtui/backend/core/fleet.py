@@ -1,5 +1,6 @@
 """What crosses between the engine and a front end: one value out (`Fleet`), one wish in (`Request`), nothing else."""
 
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -44,6 +45,27 @@ class Host(msgspec.Struct, frozen=True):
     """Seconds to add to a time of the engine's clock to have seconds since 1970."""
 
 
+class Standing(StrEnum):
+    """How a file of the snapshot directory stands; the words are part of `vmtui snapshots --json`."""
+
+    WHOLE = "whole"
+    """Its manifest says that it was read through, and it still has that size."""
+    WRITING = "writing"
+    """A save has it open now."""
+    PARTIAL = "partial"
+    """It was never finished."""
+    CUT_OFF = "cut-off"
+    """It is shorter than its manifest says."""
+    TOO_LONG = "too-long"
+    NO_MANIFEST = "no-manifest"
+    BAD_MANIFEST = "bad-manifest"
+    """Not readable, or of a version that is not known."""
+    FOREIGN = "foreign"
+    """Others could have written its manifest, and what that names is run by a restore."""
+    NO_FILE = "no-file"
+    """A symbolic link, a directory, a device: it is not followed, opened or removed."""
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """One file of the snapshot directory."""
 
@@ -52,9 +74,14 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Bytes."""
     changed: float
     """Seconds since 1970."""
-    manifest: Manifest | None = None
+    standing: Standing
     trouble: str = ""
-    """Why it is no snapshot: it is partial, its manifest is missing or cannot be read."""
+    """Why it is no snapshot, in words; empty when it is one."""
+    manifest: Manifest | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.standing is Standing.WHOLE
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -67,6 +94,16 @@ class Reading(msgspec.Struct, frozen=True):
     verdict: str = ""
     """In words, once it is over; `whole` tells which."""
     whole: bool = False
+    at: float = 0.0
+    """When it was over, in seconds since 1970."""
+    changed: float = 0.0
+    """When the file that was read had been changed last: the verdict is about that one."""
+    machine: str = ""
+    runstate: str = ""
+    ram_blocks: tuple[tuple[str, int], ...] = ()
+    """Name, and bytes of the guest's memory."""
+    devices: tuple[tuple[str, int], ...] = ()
+    """Name, and bytes in the file."""
 
 
 class Shelf(msgspec.Struct, frozen=True):
@@ -141,9 +178,10 @@ class SurveyWish(msgspec.Struct, frozen=True, tag="survey"):
 
 
 class ReadWish(msgspec.Struct, frozen=True, tag="read"):
-    """Read a saved state through."""
+    """Read a saved state through, or no longer."""
 
     path: str
+    stop: bool = False
 
 
 class DeleteWish(msgspec.Struct, frozen=True, tag="delete"):

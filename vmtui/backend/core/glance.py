@@ -65,7 +65,7 @@ def latest(fleet: Fleet) -> dict[str, Snapshot]:
     """The latest whole snapshot of each VM, by the VM's name."""
     found: dict[str, Snapshot] = {}
     for each in fleet.shelf.snapshots:
-        if each.manifest is not None:
+        if each.whole and each.manifest is not None:
             found.setdefault(each.manifest.name, each)
     return found
 
