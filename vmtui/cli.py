@@ -3,7 +3,6 @@
 import argparse
 import io
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ examples:
   vmtui check web1                   may it be saved, and how?
   vmtui save web1                    save it; the guest stands still only for the copy
   vmtui save unix:/run/web1.qmp --then quit --output /backup/web1.vmstate
+  vmtui snapshots                    the saved states, and which of them are whole
   vmtui verify /backup/web1.vmstate  what is in a saved state, and is it whole?
   vmtui restore /backup/web1.vmstate --cont
   vmtui demo                         try it all on simulated VMs
@@ -151,8 +151,10 @@ def build_parser() -> argparse.ArgumentParser:
         _add_check,
         _add_resume,
         _add_list,
+        _add_snapshots,
         _add_verify,
         _add_restore,
+        _add_delete,
         _add_replay,
         _add_lab,
         _add_sim,
@@ -302,17 +304,18 @@ def _target(given: argparse.Namespace, goal: str) -> "tuple[FoundVm, Options]":
 
 
 def _output(given: argparse.Namespace, name: str) -> str:
-    """The file to write. Nothing in a VM's name can lead out of the directory."""
+    """The file to write."""
     from vmtui.backend import config
     from vmtui.backend.core.errors import UsageError
+    from vmtui.backend.core.naming import default_name
 
     if given.output is not None:
         if not given.output or "\0" in given.output:
             raise UsageError("--output needs the name of a file")
         path = Path(given.output).absolute()
     else:
-        safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).strip(".")[:80] or "vm"
-        path = _free_name(config.snapshot_dir(given.dir), f"{safe}-{time.strftime('%Y%m%dT%H%M%S')}")
+        directory = config.snapshot_dir(given.dir)
+        path = directory / default_name(name, time.strftime("%Y%m%dT%H%M%S"), _names(directory))
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
@@ -320,10 +323,11 @@ def _output(given: argparse.Namespace, name: str) -> str:
     return str(path)
 
 
-def _free_name(directory: Path, stem: str) -> Path:
-    """A second save within a second gets a number; the pre-flight still looks whether the name is free."""
-    names = [f"{stem}.vmstate", *(f"{stem}-{number}.vmstate" for number in range(2, 100))]
-    return next((directory / name for name in names if not any(directory.glob(f"{name}*"))), directory / names[0])
+def _names(directory: Path) -> list[str]:
+    try:
+        return [each.name for each in directory.iterdir()]
+    except OSError:
+        return []  # the pre-flight says what is wrong with it
 
 
 def _find(spec: str) -> "FoundVm":
@@ -351,6 +355,30 @@ def _list(given: argparse.Namespace) -> int:
     from vmtui import listing
 
     return listing.show(given.vm, as_json=given.json)
+
+
+def _add_snapshots(commands: Any) -> None:
+    parser = _command(commands, "snapshots", _snapshots, "show the saved states of a directory")
+    parser.add_argument("--dir", metavar="DIR", help="the snapshot directory (also VMTUI_SNAPSHOT_DIR)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _snapshots(given: argparse.Namespace) -> int:
+    from vmtui import snapshots
+
+    return snapshots.show(given.dir, as_json=given.json)
+
+
+def _add_delete(commands: Any) -> None:
+    parser = _command(commands, "delete", _delete, "delete a saved state and its manifest; asks first")
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _delete(given: argparse.Namespace) -> int:
+    from vmtui import snapshots
+
+    return snapshots.delete(given.file, yes=given.yes)
 
 
 def _add_verify(commands: Any) -> None:

@@ -39,20 +39,24 @@ def look(directory: Path) -> Shelf:
     return Shelf(str(directory), now, tuple(sorted(found, key=lambda each: (-each.changed, each.path))))
 
 
+def one(path: Path) -> Snapshot:
+    """A state anywhere. Raises OSError where there is no such file."""
+    found = path.lstat()
+    standing, trouble, manifest = _judged(path, found)
+    size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return Snapshot(str(path), size, found.st_mtime, standing, trouble, manifest)
+
+
 def _snapshot(path: Path, names: set[str]) -> Snapshot | None:
     """A state goes by its ending; one that was saved under another name (--output) goes by its manifest."""
     named = path.name.endswith(ENDINGS)
     if not named and path.name + SUFFIX not in names:
         return None
     try:
-        found = path.lstat()
+        snapshot = one(path)
     except OSError:
         return None  # it went while we looked
-    standing, trouble, manifest = _judged(path, found)
-    if not named and manifest is None:
-        return None
-    size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-    return Snapshot(str(path), size, found.st_mtime, standing, trouble, manifest)
+    return snapshot if named or snapshot.manifest is not None else None
 
 
 Judgement = tuple[Standing, str, Manifest | None]
@@ -111,7 +115,7 @@ def written_by_others(found: os.stat_result) -> str:
 
 
 def read(path: Path, progress: Callable[[Reading], None], stop: Callable[[], bool] = lambda: False) -> Reading:
-    """Read a state through. `progress` is called now and then, from this thread; StreamInterrupted when `stop()` says so."""
+    """Read a state through. `progress` is called now and then, from this thread. Raises StreamInterrupted when `stop()`."""
     progress(Reading(str(path)))
     try:
         found = path.stat()

@@ -18,7 +18,6 @@ from vmtui.backend.core.model import (
     Outcome,
     Phase,
     Primary,
-    Strategy,
     Trouble,
     Vm,
 )
@@ -228,5 +227,5 @@ def _settings(state: State) -> str:
     return "all parameters and capabilities as they were" if restored(state) else "NOT all as they were"
 
 
-def strategy_line(strategy: Strategy, why: str) -> str:
-    return f"{strategy}: {printable(why)}"
+def strategy_line(strategy: str, why: str) -> str:
+    return f"{printable(strategy, 30)}: {printable(why)}"
