@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import words
 from vmtui.backend.core.fleet import Fleet, Host, Snapshot, VmView
-from vmtui.backend.core.model import Card, Fact, Goal, Link, Outcome, Phase, Primary, Vm
-from vmtui.backend.core.state import State
+from vmtui.backend.core.model import Card, Fact, Link, Outcome, Phase, Primary, Vm
+from vmtui.backend.core.state import State, as_told
 from vmtui.backend.core.text import printable
 
 
@@ -163,12 +163,13 @@ def _has_left(state: State, card: Primary) -> bool:
 
 def doing(state: State) -> Said:
     """What vmtui does to the VM, or did last; or that somebody else migrates it."""
+    state = as_told(state)
     work = state.work
     if work is not None and state.busy:
         return _under_way(state)
     if is_.migration_running(state) and state.vm.link is Link.UP:
         return Said(f"migrating by another ({printable(state.vm.migration.status, 30)})", Tone.BUSY)
-    if work is None or work.outcome is None or work.options.goal is Goal.CHECK:
+    if work is None or work.outcome is None:
         return Said("", Tone.DIM)
     return Said(_ENDED[work.outcome], _TONE_OF_END[work.outcome])
 

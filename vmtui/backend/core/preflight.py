@@ -64,6 +64,11 @@ def expected_bytes(vm: Vm, place: Place | None) -> int:
     return min(vm.memory, resident) if resident and vm.memory else vm.memory or resident
 
 
+def expected_stop(vm: Vm, place: Place | None) -> float:
+    """Seconds that the guest will stand still at full bandwidth, at the most: for the copy, and a little around it."""
+    return expected_bytes(vm, place) / USUAL_RATE + 0.15
+
+
 def findings(vm: Vm, options: Options, strategy: Strategy, place: Place | None) -> tuple[Finding, ...]:
     """All findings, the worst first."""
     checks = RESUME_CHECKS if options.goal is Goal.RESUME else SAVE_CHECKS
@@ -173,7 +178,7 @@ def _place(vm: Vm, _options: Options, _strategy: Strategy, place: Place | None) 
                     "free some space, or use --dir")  # fmt: skip
     if need and not place.problem:
         yield _note("size", f"up to {_size(need)} to write; at full bandwidth the guest stands still for about "
-                    f"{need / USUAL_RATE + 0.15:.1f} s")  # fmt: skip
+                    f"{expected_stop(vm, place):.1f} s")  # fmt: skip
 
 
 def _resumable(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:

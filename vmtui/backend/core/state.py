@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from vmtui.backend.core.commands import Action, Command
-from vmtui.backend.core.model import Failure, Trouble, Vm, Workflow
+from vmtui.backend.core.model import Failure, Goal, Trouble, Vm, Workflow
 
 
 class Watching(StrEnum):
@@ -33,6 +33,8 @@ class State(msgspec.Struct, frozen=True):
 
     vm: Vm
     work: Workflow | None = None
+    last: Workflow | None = None
+    """While `work` is a mere look (Goal.CHECK): the one before it, whose end is not forgotten because somebody looked."""
     outstanding: Action | None = None
     sent_at: float = 0.0
     """When the outstanding action was sent."""
@@ -50,6 +52,12 @@ class State(msgspec.Struct, frozen=True):
     def busy(self) -> bool:
         """A workflow is under way."""
         return self.work is not None and self.work.outcome is None
+
+
+def as_told(state: State) -> State:
+    """The state as it is to be shown: a look that is over hides no save before it."""
+    looked = state.work is not None and state.work.options.goal is Goal.CHECK and not state.busy
+    return replace(state, work=state.last) if looked else state
 
 
 def the_work(state: State) -> Workflow:

@@ -48,7 +48,7 @@ from vmtui.backend.core.model import (
     Vm,
     Workflow,
 )
-from vmtui.backend.core.state import State, Watching, give_up, note, the_work
+from vmtui.backend.core.state import State, Watching, as_told, give_up, note, the_work
 
 Condition = Callable[[State], bool]
 Effect = Callable[[State], State]
@@ -308,7 +308,8 @@ def _begin(state: State, event: Wish) -> State:
     )
     # Pre-flight looks at the VM as it is now, not as it was when somebody last looked: also not at an answer under way.
     vm = facts.without(state.vm, *(fact for fact in Fact if fact is not Fact.FEATURES))
-    return replace(state, work=work, vm=vm, outstanding=None, tunes=())
+    last = as_told(state).work if event.options.goal is Goal.CHECK else None
+    return replace(state, work=work, last=last, vm=vm, outstanding=None, tunes=())
 
 
 def _cancel(state: State, text: str) -> State:
