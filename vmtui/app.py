@@ -15,7 +15,8 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.timer import Timer
 
-from vmtui.backend.core.fleet import CancelWish, Fleet, ReadWish, Request, SurveyWish, WatchWish
+from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, ReadWish, Request, SurveyWish, WatchWish
+from vmtui.backend.core.model import Goal
 from vmtui.messages import Ask, Copy, Open, Place, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
 from vmtui.screens.fleet import FleetScreen
@@ -143,7 +144,7 @@ class VmtuiApp(App[int]):
 
     @on(Ask)
     def _ask(self, message: Ask) -> None:
-        if self.read_only and not isinstance(message.request, ReadWish | SurveyWish | WatchWish):
+        if self.read_only and not _only_looks(message.request):
             self.notify("read-only: nothing is changed (started with --read-only)", severity="warning", markup=False)
         else:
             self.source.request(message.request)
@@ -227,6 +228,14 @@ class VmtuiApp(App[int]):
                 self.exit(Leave.WHEN_DONE)
 
         self.push_screen(QuitDialog(self.busy), answered)
+
+
+def _only_looks(request: Request) -> bool:
+    match request:
+        case Begin(_, options):
+            return options.goal is Goal.CHECK
+        case _:
+            return isinstance(request, ReadWish | SurveyWish | WatchWish)
 
 
 def _vm(key: str) -> Screen[None]:
