@@ -408,9 +408,12 @@ class Session:
             with suppress(StoreError):  # a full disk must not keep a stopped guest from running
                 self._commit_intent()
         fd = self._file_for(command)
+        lock = None if command.learns is not None or self.state.busy else self._new_lock()
         try:
             await monitor.execute(command.execute, command.arguments, command.timeout, fd)
         finally:
+            if lock is not None:
+                lock.release()
             if command.fd is Fd.BROKEN_PIPE:
                 close_quietly(fd)
 
@@ -445,7 +448,11 @@ class Session:
             raise
 
     def _take_lock(self) -> None:
-        self._lock = self._lock or store.VmLock(lock_key(self._peer.pid if self._peer else 0, str(self.address)))
+        self._lock = self._lock or self._new_lock()
+
+    def _new_lock(self) -> store.VmLock:
+        """Nobody changes a VM that another vmtui works on: not a setting either, which that one would put back."""
+        return store.VmLock(lock_key(self._peer.pid if self._peer else 0, str(self.address)))
 
     def _commit_intent(self) -> None:
         work = self.state.work

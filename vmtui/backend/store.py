@@ -146,6 +146,7 @@ class Partial:
             found = next((path for path in (self.partial, self.path) if self._is_ours(path)), None)
             if found is not None:
                 self.fd = os.open(found, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                _lock(self.fd)
             if self._is_ours(self.path):
                 self._inodes |= _manifest_begun(self.path)
         except OSError as error:

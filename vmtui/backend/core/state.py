@@ -1,6 +1,7 @@
 """One VM's whole state: facts, intent, and the one action that may be outstanding."""
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -26,6 +27,8 @@ class Tuned(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     error: str = ""
     """Why not, in QEMU's words or ours; empty when they were set."""
+    trouble: Trouble | None = None
+    """Who said no: QEMU, vmtui (refused), or nobody (unreachable)."""
 
 
 class State(msgspec.Struct, frozen=True):
@@ -47,6 +50,8 @@ class State(msgspec.Struct, frozen=True):
     tunes: tuple[Command, ...] = ()
     """Settings that a front end asked for and that are not set yet; the first of them may be outstanding."""
     tuned: Tuned | None = None
+    touched: dict[str, Any] = {}
+    """Settings that a front end changed while no workflow ran, by name: what each was before the first change."""
 
     @property
     def busy(self) -> bool:

@@ -5,6 +5,8 @@ be: it becomes part of the intent, and is put back at the end like everything el
 on is refused, with the reason.
 """
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from vmtui.backend.core import conditions as is_
@@ -12,7 +14,7 @@ from vmtui.backend.core import effects as do
 from vmtui.backend.core import facts
 from vmtui.backend.core.commands import Command
 from vmtui.backend.core.events import Answered, Refused, Tune, Unknown
-from vmtui.backend.core.model import Fact
+from vmtui.backend.core.model import Fact, Trouble
 from vmtui.backend.core.state import State, Tuned, the_work
 
 BANDWIDTH = "max-bandwidth"
@@ -22,7 +24,7 @@ def wish(state: State, event: Tune) -> State:
     """Take it up, or refuse it whole: half of what was asked for is worse than none."""
     why_not = refusal(state, tuple(event.parameters), tuple(event.capabilities))
     if why_not:
-        return replace(state, tuned=Tuned(event.at, (*event.parameters, *event.capabilities), why_not))
+        return replace(state, tuned=Tuned(event.at, (*event.parameters, *event.capabilities), why_not, Trouble.REFUSED))
     commands = []
     parameters = dict(event.parameters)
     if state.busy and BANDWIDTH in parameters:
@@ -64,12 +66,25 @@ def is_outstanding(state: State) -> bool:
 def heard(state: State, event: Answered | Refused | Unknown) -> State:
     """What became of the one that is outstanding."""
     done, *others = state.tunes
-    why_not = "" if isinstance(event, Answered) else event.text if isinstance(event, Refused) else event.why
-    settled = replace(state, tunes=tuple(others), tuned=Tuned(state.now, _names(done), why_not))
     if isinstance(event, Answered):
-        return do.answered(settled, event.learned)
+        touched = {**_before(state, _names(done)), **state.touched}
+        tuned = Tuned(state.now, _names(done))
+        return do.answered(replace(state, tunes=tuple(others), tuned=tuned, touched=touched), event.learned)
+    settled = replace(state, tunes=tuple(others), tuned=_not_set(state.now, _names(done), event))
     # Whatever was taken of it, QEMU tells it better.
     return replace(settled, vm=facts.without(state.vm, Fact.PARAMETERS, Fact.CAPABILITIES), outstanding=None)
+
+
+def _before(state: State, names: tuple[str, ...]) -> dict[str, Any]:
+    values = {**state.vm.parameters, **state.vm.capabilities}
+    return {name: values[name] for name in names if name in values}
+
+
+def _not_set(at: float, names: tuple[str, ...], event: Refused | Unknown) -> Tuned:
+    if isinstance(event, Unknown):
+        return Tuned(at, names, event.why, Trouble.UNREACHABLE)
+    ours = event.error_class in ("RefusedError", "StoreError")
+    return Tuned(at, names, event.text, Trouble.REFUSED if ours else Trouble.QEMU)
 
 
 def given_up(state: State, why: str) -> State:
@@ -77,7 +92,7 @@ def given_up(state: State, why: str) -> State:
     if not state.tunes:
         return state
     names = tuple(name for command in state.tunes for name in _names(command))
-    return replace(state, tunes=(), tuned=Tuned(state.now, names, why))
+    return replace(state, tunes=(), tuned=Tuned(state.now, names, why, Trouble.UNREACHABLE))
 
 
 def _names(command: Command) -> tuple[str, ...]:
