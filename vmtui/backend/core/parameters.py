@@ -93,8 +93,10 @@ PARAMETERS: dict[str, About] = {
     "multifd-zstd-level":         About("with multifd and zstd: 0 = none, 1 = fastest, 20 = smallest", _COUNT, 0, 20, 1),
     "throttle-trigger-threshold": About("with auto-converge: how much of what was sent may be dirty again",
                                         _PERCENT, 1, 100, 50),
-    "tls-authz":                  About("id of the object that says whose certificates are let in; empty = none", default=""),
-    "tls-creds":                  About("id of the TLS credentials of migrations over a network; empty = no TLS", default=""),
+    "tls-authz":                  About("id of the object that says whose certificate is let in; empty = none",
+                                        default=""),
+    "tls-creds":                  About("id of the TLS credentials of migrations over a network; empty = no TLS",
+                                        default=""),
     "tls-hostname":               About("name that the other side's certificate must have; empty = the host of the URI",
                                         default=""),
     "vcpu-dirty-limit":           About("with dirty-limit: how fast each CPU of the guest may dirty memory",
@@ -242,7 +244,9 @@ def _accepted_number(known: About) -> str:
             return f"{known.low} to {known.high} %"
         case Unit.MS:
             return f"such as 300ms or 2s: {known.low} to {high}"
-    return (f"{known.low} to {high}" if bounded else f"from {known.low}") + (" MB/s" if known.unit is Unit.MEGABYTES else "")
+    return (f"{known.low} to {high}" if bounded else f"from {known.low}") + (
+        " MB/s" if known.unit is Unit.MEGABYTES else ""
+    )
 
 
 # --- what was typed -----------------------------------------------------------------------------------------------
