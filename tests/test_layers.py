@@ -29,7 +29,7 @@ def test_what_only_prints_needs_no_event_loop(argument: str) -> None:
 
 
 def test_saving_without_a_screen_loads_no_screen() -> None:
-    loaded = loaded_by("import vmtui.headless, vmtui.replay, vmtui.files, vmtui.listing, vmtui.lab")
+    loaded = loaded_by("import vmtui.headless, vmtui.replay, vmtui.files, vmtui.listing, vmtui.lab, vmtui.params")
     assert {"asyncio", "qemu", "msgspec"} <= loaded
     assert not {"textual", "rich"} & loaded
 

@@ -20,6 +20,7 @@ examples:
   vmtui                              the terminal UI, on the VMs of this host
   vmtui list                         the VMs of this host
   vmtui check web1                   may it be saved, and how?
+  vmtui params web1 max-bandwidth=1G how fast may a migration be?
   vmtui save web1                    save it; the guest stands still only for the copy
   vmtui save unix:/run/web1.qmp --then quit --output /backup/web1.vmstate
   vmtui snapshots                    the saved states, and which of them are whole
@@ -150,6 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_save,
         _add_check,
         _add_resume,
+        _add_params,
         _add_list,
         _add_snapshots,
         _add_verify,
@@ -243,6 +245,24 @@ def _add_check(commands: Any) -> None:
 def _add_resume(commands: Any) -> None:
     parser = _command(commands, "resume", _resume, "make a VM run that was left paused, and bring its failover card back")
     _add_vm(parser)
+
+
+def _add_params(commands: Any) -> None:
+    parser = _command(
+        commands, "params", _params, "show a VM's migration parameters and capabilities, or set them with NAME=VALUE"
+    )
+    parser.add_argument("vm", metavar="VM", help="a name, a uuid, a path to a QMP socket, unix:PATH or tcp:HOST:PORT")
+    parser.add_argument(
+        "setting", metavar="NAME[=VALUE]", nargs="*",
+        help="one to show, or to set: max-bandwidth=100M, downtime-limit=300ms, multifd=on (default: show all)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object for each")
+
+
+def _params(given: argparse.Namespace) -> int:
+    from vmtui import params
+
+    return params.show(_find(given.vm), given.setting, as_json=given.json)
 
 
 def _positive(text: str) -> float:

@@ -263,7 +263,7 @@ class World:
 
     @property
     def done(self) -> bool:
-        return self.work.phase is Phase.DONE
+        return self.state.work is not None and self.state.work.phase is Phase.DONE
 
     @property
     def linked(self) -> bool:

@@ -80,7 +80,7 @@ PARAMETERS: dict[str, About] = {
     "downtime-limit":             About("how long a live migration may stop the guest at its end", _MS, 0, 2_000_000, 300),
     "max-bandwidth":              About("how fast a migration may be; it slows a save down even while the guest is stopped",
                                         _RATE, 0, SIZE_MAX, 128 << 20, "no limit"),
-    "max-cpu-throttle":           About("with auto-converge: the most that the guest's CPUs are slowed; not below "
+    "max-cpu-throttle":           About("with auto-converge: the most that its CPUs are slowed; not below "
                                         "cpu-throttle-initial", _PERCENT, 1, 99, 99),
     "max-postcopy-bandwidth":     About("how fast pages that nobody asked for may follow in postcopy",
                                         _RATE, 0, SIZE_MAX, 0, "no limit"),
@@ -120,7 +120,7 @@ CAPABILITIES: dict[str, About] = {name: _capability(meaning) for name, meaning i
     "auto-converge":           "slow the guest's CPUs down when it dirties memory faster than it is sent",
     "background-snapshot":     "save the guest as it is at this moment, while it runs on",
     "block":                   "copy the disks as well",
-    "compress":                "compress pages",
+    "compress":                "send pages compressed",
     "dirty-bitmaps":           "take the disks' named dirty bitmaps along",
     "dirty-limit":             "hold each CPU of the guest to vcpu-dirty-limit (needs KVM's dirty ring)",
     "events":                  "tell every change of the migration as an event; vmtui needs it while it saves",

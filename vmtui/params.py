@@ -1,0 +1,194 @@
+"""`vmtui params`: the migration parameters and capabilities of a VM's QEMU, shown or set, without a screen."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vmtui.backend.core import parameters
+from vmtui.backend.core.errors import EXIT_OF, Unreachable, UsageError, VmtuiError
+from vmtui.backend.core.fleet import Fleet, TuneWish
+from vmtui.backend.core.model import Fact, Link
+from vmtui.backend.core.parameters import BadValue, Entry
+from vmtui.backend.core.state import State, Tuned, Watching
+from vmtui.backend.core.text import printable
+from vmtui.backend.discovery import Address, FoundVm, Peer, process
+from vmtui.backend.engine import Engine
+
+TOLD = (Fact.NAME, Fact.MIGRATION, Fact.FEATURES, Fact.PARAMETERS, Fact.CAPABILITIES)
+"""What must be known before anything is shown or set."""
+LIMIT = 30.0
+"""Seconds for QEMU to tell all that, or to set what was asked for."""
+
+
+def show(vm: FoundVm, wanted: Sequence[str], *, as_json: bool) -> int:
+    """Print all settings, or those that are named; set those that are given a value first, all in one wish.
+
+    Raises UsageError for a name or a value that this QEMU does not take, Unreachable, or VmtuiError with QEMU's refusal.
+    """
+    if vm.address is None:
+        raise Unreachable(f"{printable(vm.name)} has no QMP monitor that can be used: {vm.why_not}")
+    settings = asyncio.run(_settings(vm.address, process(vm.pid) if vm.pid else None, wanted))
+    (_print_json if as_json else _print_table)(settings, alone=bool(wanted))
+    return 0
+
+
+async def _settings(address: Address, peer: Peer | None, wanted: Sequence[str]) -> tuple[Entry, ...]:
+    front = _Front(str(address))
+    outcome: tuple[Entry, ...] | VmtuiError
+    async with Engine(front.take) as engine:
+        engine.watch(address, peer, Watching.CLOSELY)
+        try:
+            outcome = await _asked(engine, front, wanted)
+        except VmtuiError as error:  # raised in here it would come out as one of a group
+            outcome = error
+    if isinstance(outcome, VmtuiError):
+        raise outcome
+    return outcome
+
+
+async def _asked(engine: Engine, front: "_Front", wanted: Sequence[str]) -> tuple[Entry, ...]:
+    state = await front.until(_told)
+    names, wish = _read(front.key, parameters.entries(state), wanted)
+    if wish is not None:
+        before = state.tuned
+        engine.request(wish)
+        state = await front.until(lambda now: _settled(now, before))
+        _raise_if_not_set(state, wish, front.refusal)
+    entries = parameters.entries(state)
+    return tuple(each for each in entries if each.name in names) if wanted else entries
+
+
+class _Front:
+    """The latest state of the VM, and somebody who waits for it to become something."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.refusal: Tuned | None = None
+        """The first: parameters and capabilities are two commands."""
+        self._state: State | None = None
+        self._changed = asyncio.Event()
+
+    def take(self, fleet: Fleet) -> None:
+        self._state = fleet.vms[self.key].state
+        if self._state.tuned is not None and self._state.tuned.trouble is not None:
+            self.refusal = self.refusal or self._state.tuned
+        self._changed.set()
+
+    async def until(self, reached: Callable[[State], bool]) -> State:
+        """Raises Unreachable when the monitor cannot be used, or does not answer in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LIMIT):
+                while True:
+                    await self._changed.wait()
+                    self._changed.clear()
+                    state = self._state
+                    if state is not None and reached(state):
+                        return state
+                    if state is not None and state.vm.link in (Link.LOST, Link.GONE):
+                        raise Unreachable(state.vm.why_lost or "QEMU has ended")
+        raise Unreachable(f"QEMU does not answer: nothing within {LIMIT:g} s")
+
+
+def _told(state: State) -> bool:
+    return state.vm.link is Link.UP and all(fact in state.vm.seen for fact in TOLD)
+
+
+def _settled(state: State, before: Tuned | None) -> bool:
+    """All of it was set or refused, and QEMU has said since then what the values are."""
+    return state.tuned is not before and not state.tunes and _told(state)
+
+
+# --- what was asked for -------------------------------------------------------------------------------------------
+
+
+def _read(key: str, entries: Sequence[Entry], wanted: Sequence[str]) -> tuple[set[str], TuneWish | None]:
+    """The names, and what is to be set. Half of a command line is never set: one bad value refuses all of it."""
+    known = {each.name: each for each in entries}
+    names: set[str] = set()
+    values: dict[bool, dict[str, Any]] = {False: {}, True: {}}
+    for word in wanted:
+        name, given, text = word.partition("=")
+        entry = known.get(name)
+        if entry is None:
+            raise UsageError(
+                f"this QEMU has no migration parameter or capability {printable(name, 60)!r}{_near(name, known)}"
+            )
+        names.add(name)
+        if given:
+            values[entry.capability][name] = _value(entry, text)
+    wish = TuneWish(key, values[False], values[True])
+    return names, wish if wish.parameters or wish.capabilities else None
+
+
+def _value(entry: Entry, text: str) -> Any:
+    try:
+        return parameters.parsed(entry.setting, text)
+    except BadValue as error:
+        raise UsageError(f"{printable(entry.name)}={printable(text, 60)}: {error}") from error
+
+
+def _near(name: str, known: dict[str, Entry]) -> str:
+    import difflib  # noqa: PLC0415 - needed only to say what was meant
+
+    found = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {printable(found[0])}?" if found else ""
+
+
+def _raise_if_not_set(state: State, wish: TuneWish, refusal: Tuned | None) -> None:
+    """What counts is what QEMU says its values are; what it said on the way explains it."""
+    asked = {**wish.parameters, **wish.capabilities}
+    now = {**state.vm.parameters, **state.vm.capabilities}
+    not_set = [name for name, value in asked.items() if now.get(name) != value]
+    if not not_set:
+        return
+    were_set = ", ".join(printable(name) for name in asked if name not in not_set)
+    why = printable(refusal.error, 500) if refusal else "QEMU took it, but has another value"
+    text = f"{', '.join(map(printable, not_set))} not set: {why}"
+    error = VmtuiError(f"{text}; {were_set} was set" if were_set else text)
+    if refusal is not None and refusal.trouble is not None:
+        error.code = EXIT_OF[refusal.trouble]
+    raise error
+
+
+# --- what is printed ----------------------------------------------------------------------------------------------
+
+
+def _print_json(entries: Sequence[Entry], *, alone: bool) -> None:
+    del alone
+    for each in entries:
+        print(json.dumps(as_json(each)))
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """One object of `params --json`: docs/headless.md."""
+    known = parameters.about(entry.name)
+    return {
+        "kind": "capability" if entry.capability else "parameter",
+        "name": entry.name,
+        "value": entry.value,
+        "type": "list" if entry.setting.kind == "other" else entry.setting.kind,
+        "choices": list(entry.setting.choices),
+        "unit": known.unit or None,
+        "default": known.default,
+        "marks": list(entry.setting.marks),
+        "meaning": entry.meaning,
+    }
+
+
+def _print_table(entries: Sequence[Entry], *, alone: bool) -> None:
+    rows = [("NAME", "VALUE", "DEFAULT", "TYPE", "MEANING"), *map(_row, entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows[1:] if alone else rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]).rstrip())
+    if not entries:
+        sys.stderr.write("this QEMU tells no migration parameters\n")
+
+
+def _row(entry: Entry) -> tuple[str, str, str, str, str]:
+    default = entry.default or "-"
+    marks = f" ({entry.marks})" if entry.marks else ""
+    value = entry.shown if entry.standing else f"{entry.shown} *"
+    return printable(entry.name, 60), value, default, entry.kind, f"{entry.meaning}{marks}"
