@@ -29,7 +29,17 @@ from vmtui.backend.core.sim import PAUSE_VM_10_0, PROFILES, STOCK_10_0, Profile
 from vmtui.backend.core.state import State
 from vmtui.backend.schemas import raw_schema
 
-INT, BOOL, STR = (lambda name, kind=kind: Setting(name, kind) for kind in ("int", "bool", "str"))
+
+def an_int(name: str) -> Setting:
+    return Setting(name, "int")
+
+
+def a_bool(name: str) -> Setting:
+    return Setting(name, "bool")
+
+
+def a_str(name: str) -> Setting:
+    return Setting(name, "str")
 
 
 def features(profile: str) -> Features:
@@ -89,29 +99,29 @@ def test_a_meaning_is_one_line_that_fits_and_starts_without_the_name() -> None:
 @pytest.mark.parametrize(
     ("setting", "text", "value"),
     [
-        (INT("max-bandwidth"), "100M", 100 << 20),
-        (INT("max-bandwidth"), "1.5GiB/s", 3 << 29),
-        (INT("max-bandwidth"), "8 TiB", 8 << 40),
-        (INT("max-bandwidth"), "100 MB/s", 100_000_000),
-        (INT("max-bandwidth"), "10Gbit/s", 1_250_000_000),
-        (INT("max-bandwidth"), "1000000", 1_000_000),
-        (INT("max-bandwidth"), "0.1M", 104858),
-        (INT("max-bandwidth"), "0", 0),
-        (INT("xbzrle-cache-size"), "128M", 128 << 20),
-        (INT("downtime-limit"), "300ms", 300),
-        (INT("downtime-limit"), "0.3s", 300),
-        (INT("downtime-limit"), "2 min", 120_000),
-        (INT("downtime-limit"), "300", 300),
-        (INT("max-cpu-throttle"), "50%", 50),
-        (INT("multifd-channels"), "8", 8),
-        (INT("vcpu-dirty-limit"), "10 MB/s", 10),
-        (INT("of-a-qemu-to-come"), "-7", -7),
-        (BOOL("pause-vm"), "on", True),
-        (BOOL("pause-vm"), " No ", False),
-        (BOOL("of-a-qemu-to-come"), "true", True),
+        (an_int("max-bandwidth"), "100M", 100 << 20),
+        (an_int("max-bandwidth"), "1.5GiB/s", 3 << 29),
+        (an_int("max-bandwidth"), "8 TiB", 8 << 40),
+        (an_int("max-bandwidth"), "100 MB/s", 100_000_000),
+        (an_int("max-bandwidth"), "10Gbit/s", 1_250_000_000),
+        (an_int("max-bandwidth"), "1000000", 1_000_000),
+        (an_int("max-bandwidth"), "0.1M", 104858),
+        (an_int("max-bandwidth"), "0", 0),
+        (an_int("xbzrle-cache-size"), "128M", 128 << 20),
+        (an_int("downtime-limit"), "300ms", 300),
+        (an_int("downtime-limit"), "0.3s", 300),
+        (an_int("downtime-limit"), "2 min", 120_000),
+        (an_int("downtime-limit"), "300", 300),
+        (an_int("max-cpu-throttle"), "50%", 50),
+        (an_int("multifd-channels"), "8", 8),
+        (an_int("vcpu-dirty-limit"), "10 MB/s", 10),
+        (an_int("of-a-qemu-to-come"), "-7", -7),
+        (a_bool("pause-vm"), "on", True),
+        (a_bool("pause-vm"), " No ", False),
+        (a_bool("of-a-qemu-to-come"), "true", True),
         (Setting("mode", "enum", ("normal", "cpr-reboot")), "CPR-reboot", "cpr-reboot"),
-        (STR("tls-creds"), "tls 0", "tls 0"),
-        (STR("tls-creds"), "", ""),
+        (a_str("tls-creds"), "tls 0", "tls 0"),
+        (a_str("tls-creds"), "", ""),
         (Setting("cpr-exec-command", "other"), '["/usr/bin/qemu", "-S"]', ["/usr/bin/qemu", "-S"]),
     ],
 )
@@ -123,27 +133,27 @@ def test_what_a_person_types_becomes_what_qemu_takes(setting: Setting, text: str
 @pytest.mark.parametrize(
     ("setting", "text", "why"),
     [
-        (INT("max-bandwidth"), "", "a number"),
-        (INT("max-bandwidth"), "fast", "a number"),
-        (INT("max-bandwidth"), "-1", "out of range"),
-        (INT("max-bandwidth"), "10 apples", "'apples' is no unit"),
-        (INT("max-bandwidth"), "100Mb/s", "bits or bytes?"),
-        (INT("max-bandwidth"), "9" * 25, "more than QEMU can take"),
-        (INT("max-bandwidth"), "9" * 50, "a number"),
-        (INT("max-bandwidth"), "１", "a number"),
-        (INT("xbzrle-cache-size"), "100M", "not a power of two: 64 MiB or 128 MiB"),
-        (INT("xbzrle-cache-size"), "100M/s", "not so much a second"),
-        (INT("downtime-limit"), "3000 s", "0 to 2000000 ms"),
-        (INT("downtime-limit"), "0.1ms", "not a whole number"),
-        (INT("downtime-limit"), "3M", "'M' is no unit"),
-        (INT("max-cpu-throttle"), "100", "1 to 99 %"),
-        (INT("multifd-channels"), "1.5", "not a whole number"),
-        (INT("multifd-channels"), "300", "1 to 255"),
-        (INT("of-a-qemu-to-come"), "3M", "a whole number"),
-        (INT("of-a-qemu-to-come"), "9" * 20, "too large"),
-        (BOOL("pause-vm"), "maybe", "on or off, not 'maybe'"),
+        (an_int("max-bandwidth"), "", "a number"),
+        (an_int("max-bandwidth"), "fast", "a number"),
+        (an_int("max-bandwidth"), "-1", "out of range"),
+        (an_int("max-bandwidth"), "10 apples", "'apples' is no unit"),
+        (an_int("max-bandwidth"), "100Mb/s", "bits or bytes?"),
+        (an_int("max-bandwidth"), "9" * 25, "more than QEMU can take"),
+        (an_int("max-bandwidth"), "9" * 50, "a number"),
+        (an_int("max-bandwidth"), "１", "a number"),
+        (an_int("xbzrle-cache-size"), "100M", "not a power of two: 64 MiB or 128 MiB"),
+        (an_int("xbzrle-cache-size"), "100M/s", "not so much a second"),
+        (an_int("downtime-limit"), "3000 s", "0 to 2000000 ms"),
+        (an_int("downtime-limit"), "0.1ms", "not a whole number"),
+        (an_int("downtime-limit"), "3M", "'M' is no unit"),
+        (an_int("max-cpu-throttle"), "100", "1 to 99 %"),
+        (an_int("multifd-channels"), "1.5", "not a whole number"),
+        (an_int("multifd-channels"), "300", "1 to 255"),
+        (an_int("of-a-qemu-to-come"), "3M", "a whole number"),
+        (an_int("of-a-qemu-to-come"), "9" * 20, "too large"),
+        (a_bool("pause-vm"), "maybe", "on or off, not 'maybe'"),
         (Setting("mode", "enum", ("normal",)), "odd", "one of normal"),
-        (STR("tls-creds"), "a\x1b[31m", "cannot be shown"),
+        (a_str("tls-creds"), "a\x1b[31m", "cannot be shown"),
         (Setting("cpr-exec-command", "other"), "ls -l", "no JSON"),
         (Setting("cpr-exec-command", "other"), "3", "neither a list nor an object"),
         (Setting("cpr-exec-command", "other"), "[" * 100_000, "no JSON"),
@@ -172,7 +182,7 @@ def test_what_an_editor_starts_with_is_the_value_to_the_byte(name: str, number: 
     if about.power_of_two:
         value = 1 << (value.bit_length() - 1)
     if about.unit is not Unit.COUNT or about.default is None:
-        assert parsed(INT(name), typed(name, value)) == value
+        assert parsed(an_int(name), typed(name, value)) == value
 
 
 def test_a_value_is_shown_with_its_unit() -> None:

@@ -18,7 +18,7 @@ COLOURS = {
     Tone.BUSY: "$text-accent",
     Tone.WARN: "$text-warning",
     Tone.BAD:  "$text-error bold",
-    Tone.DIM:  "$text-muted",
+    Tone.DIM:  "$foreground-muted",
 }  # fmt: skip
 """Of Textual's themes: they hold in a dark, a light and a contrast-rich one."""
 
