@@ -25,7 +25,8 @@ SIZES = [(60, 20), (80, 24), (160, 50)]
 def watched(profile: Profile = STOCK_10_0, *events: Tune) -> State:
     play = Play(profile)
     play.connect()
-    for event in (Watch(play.now, True), *events):
+    play.step(Watch(play.now, True))
+    for event in events:
         play.step(event)
     return play.state
 

@@ -60,7 +60,7 @@ class ParametersScreen(ShowingScreen):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "toggle", "On/off"),
+        Binding("space", "switch", "On/off"),
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("escape", "back", "Back"),
     ]
@@ -79,6 +79,7 @@ class ParametersScreen(ShowingScreen):
         self._told: Tuned | None = None
         """What became of earlier settings: told before this screen was opened."""
         self._complaint = ""
+        self._detailed: Entry | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="title", markup=False)
@@ -170,8 +171,10 @@ class ParametersScreen(ShowingScreen):
 
     def _draw_detail(self) -> None:
         entry = self._edited or self._chosen()
-        self._draw("detail", _detail(entry) if entry is not None else Content(""))
-        self.refresh_bindings()
+        if entry != self._detailed:
+            self._detailed = entry
+            self._draw("detail", _detail(entry) if entry is not None else Content(""))
+            self.refresh_bindings()
 
     def _draw_said(self) -> None:
         assert self._state is not None
@@ -200,7 +203,7 @@ class ParametersScreen(ShowingScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         entry = self._chosen() if self.is_mounted else None
         possible = entry is not None and not entry.refusal and not self._read_only
-        if action == "toggle":
+        if action == "switch":
             return possible if entry is not None and entry.setting.kind == "bool" else None if possible else False
         return (True if possible else None) if action == "edit" else True
 
@@ -221,7 +224,7 @@ class ParametersScreen(ShowingScreen):
         self._draw_said()
         self._draw_detail()
 
-    def action_toggle(self) -> None:
+    def action_switch(self) -> None:
         entry = self._chosen()
         if entry is not None and entry.setting.kind == "bool":
             self.action_edit()

@@ -71,6 +71,31 @@ def title(message: Message) -> str:
     return "return" if "return" in message else "greeting" if "QMP" in message else "message"
 
 
+def summary(message: Message, answers: str = "") -> str:
+    """The message in one safe line; `answers` is the command that a reply is to."""
+    body = next((message[key] for key in ("arguments", "data", "return", "error", "QMP") if key in message), None)
+    name = title(message)
+    if name in ("return", "error") and answers:
+        name = f"{name} to {printable(answers, 60)}"
+    return f"{name} {printable(_compact(body), 300)}" if body not in (None, {}, []) else name
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_inner(each)}" for key, each in value.items())
+    return _inner(value)
+
+
+def _inner(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def readable(message: Message, *, pretty: bool) -> str:
+    """Its JSON for a screen: letters of every script as they are, and what is no letter visible."""
+    text = json.dumps(message, ensure_ascii=False, indent=2 if pretty else None)
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
 def _command(message: Message) -> tuple[str, dict[str, Any]]:
     arguments = message.get("arguments", {})
     if "execute" not in message or not isinstance(arguments, dict):
