@@ -7,6 +7,7 @@ times a second, and keeps a timer only while times on that screen count up.
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextvars import Context, copy_context
 from typing import ClassVar, Protocol
 
 from textual import on
@@ -75,6 +76,8 @@ class VmtuiApp(App[int]):
         self.clock = clock
         self._keep = keep
         self._throttle = Throttle(UPDATES)
+        self._of_this_app: Context | None = None
+        """In which this app's own callbacks run: a timer that is set in the engine's thread's would never fire."""
         self._woken = False
         self._redraw_due: Timer | None = None
         self._ticking: Timer | None = None
@@ -92,6 +95,7 @@ class VmtuiApp(App[int]):
         return FleetScreen()
 
     def on_mount(self) -> None:
+        self._of_this_app = copy_context()
         self.source.start(self._published)
 
     # --- values in ------------------------------------------------------------------------------------------------
@@ -100,7 +104,7 @@ class VmtuiApp(App[int]):
         """In the engine's thread. However many values come before this loop turns, it is woken once."""
         if not self._woken and self._loop is not None:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._wake)
+            self._loop.call_soon_threadsafe(self._wake, context=self._of_this_app)
 
     def _wake(self) -> None:
         self._woken = False
