@@ -201,11 +201,15 @@ class ParametersScreen(ShowingScreen):
     # --- changing -------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "filter":
+            return self._edited is None
+        if action not in ("edit", "switch"):
+            return True
         entry = self._chosen() if self.is_mounted else None
-        possible = entry is not None and not entry.refusal and not self._read_only
-        if action == "switch":
-            return possible if entry is not None and entry.setting.kind == "bool" else None if possible else False
-        return (True if possible else None) if action == "edit" else True
+        switch = entry is not None and entry.setting.kind == "bool"
+        if action == "switch" and not switch:
+            return False
+        return True if entry is not None and not entry.refusal and not self._read_only else None
 
     def action_edit(self) -> None:
         """Enter: turn a switch, or open the line to type in."""
