@@ -16,10 +16,11 @@ from typing import Any, Protocol, TextIO
 
 import msgspec
 
-from vmtui.backend.core import words
+from vmtui.backend.core import pace, words
 from vmtui.backend.core.errors import Unreachable
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, VmView
 from vmtui.backend.core.model import Finding, Goal, Level, Options, Phase, Workflow
+from vmtui.backend.core.pace import Pace
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, FoundVm, Peer, process
@@ -247,7 +248,7 @@ class LivePrinter(LinePrinter):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
-        self._rate = _Rate()
+        self._pace: Pace | None = None
         self._drawn = 0.0
 
     def _phase(self, view: VmView, phase: Phase, since: float) -> None:
@@ -273,7 +274,8 @@ class LivePrinter(LinePrinter):
     def _draw(self, view: VmView) -> None:
         self._drawn = time.monotonic()
         self._clear()
-        self._out.write(live_line(view, self._rate)[: shutil.get_terminal_size().columns - 1])
+        self._pace = pace.pace(view.state, self._pace)
+        self._out.write(live_line(view, self._pace)[: shutil.get_terminal_size().columns - 1])
 
     def _clear(self) -> None:
         self._out.write("\r\x1b[K")
@@ -287,30 +289,15 @@ class LivePrinter(LinePrinter):
         super().end(view, result)
 
 
-class _Rate:
-    """Bytes of RAM a second, over the whole of the copy: steady, and right at the end."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None
-
-    def of(self, view: VmView) -> float:
-        work, migration, now = view.state.work, view.state.vm.migration, view.state.now
-        if work is None or work.phase is not Phase.SAVE:
-            return 0.0
-        done = work.done_share * migration.total
-        if self._first is None:
-            self._first = (now, done)
-        began, before = self._first
-        return (done - before) / (now - began) if now > began else 0.0
-
-
-def live_line(view: VmView, rate: _Rate) -> str:
+def live_line(view: VmView, since: Pace | None) -> str:
     """The line that moves: phase, time in it, and what matters in it."""
     state = view.state
     work = state.work
     assert work is not None
     parts = [f"{work.phase:9} {max(state.now - work.entered, 0):6.1f} s"]
-    parts.append(words.progress_line(state, rate.of(view)) if work.phase is Phase.SAVE else words.phase_line(state))
+    parts.append(
+        words.progress_line(state, pace.rate(state, since)) if work.phase is Phase.SAVE else words.phase_line(state)
+    )
     if stood := words.stopped_line(state):
         parts.append(stood)
     return "  ".join(parts)

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from msgspec.structs import replace
 from textual.message import Message
 
+from vmtui.backend.core import verdict
 from vmtui.backend.core.fleet import Fleet, Request, VmView
+from vmtui.backend.core.verdict import Usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,18 @@ class Shown:
 
     def vm(self, key: str) -> VmView | None:
         return self.fleet.vms.get(key)
+
+    def at_present(self, key: str) -> VmView | None:
+        """The VM with its clock set to now, so that what is under way counts up; one that rests keeps its time."""
+        view = self.vm(key)
+        if view is None or not view.state.busy or self.now <= view.state.now:
+            return view
+        return replace(view, state=replace(view.state, now=self.now))
+
+    def usual(self, key: str) -> Usual:
+        """How long this VM's guest took so far to let go of its card."""
+        view = self.vm(key)
+        return verdict.usual(self.fleet.shelf.snapshots, view.state.vm) if view else verdict.NEVER_SAVED
 
     @property
     def busy(self) -> bool:

@@ -131,7 +131,7 @@ def card_of(state: State) -> Said:
         return Said("none" if Fact.DEVICES in vm.seen else "", Tone.DIM)
     if Fact.CARDS not in vm.seen and all(card.proved_at < 0 for card in vm.primaries) and not state.busy:
         return Said("", Tone.DIM)
-    said = [_card(state, card) for card in vm.primaries]
+    said = [card_word(state, card) for card in vm.primaries]
     worst = max(said, key=lambda each: _WORST.index(each.tone))
     return Said(f"{worst.word} ({len(said)})", worst.tone) if len(said) > 1 else worst
 
@@ -139,12 +139,13 @@ def card_of(state: State) -> Said:
 _WORST = (Tone.GOOD, Tone.DIM, Tone.BUSY, Tone.WARN, Tone.BAD)
 
 
-def _card(state: State, card: Primary) -> Said:
+def card_word(state: State, card: Primary) -> Said:
+    """Where one card is."""
     if card.card is Card.DELETED:
         return Said("lost", Tone.BAD)
     if card.asked:
         return Said("asked to leave", Tone.BUSY)
-    if _has_left(state, card):
+    if has_left(state, card):
         return Said("out", Tone.BUSY)
     if card.card is Card.OUT:
         return Said("out", Tone.WARN)
@@ -153,7 +154,7 @@ def _card(state: State, card: Primary) -> Said:
     return Said("plugged", Tone.GOOD) if card.driven else Said("no driver", Tone.WARN)
 
 
-def _has_left(state: State, card: Primary) -> bool:
+def has_left(state: State, card: Primary) -> bool:
     """The guest let go of it for this save, and it was not looked at since: it comes back at the end."""
     work = state.work
     if work is None or not state.busy or work.marks.unplugged is None:

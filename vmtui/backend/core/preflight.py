@@ -44,6 +44,11 @@ def may_spawn(vm: Vm) -> bool:
     return bool(vm.argv) and not any("spawn=deny" in word for word in vm.argv)
 
 
+def has_panic_device(vm: Vm) -> bool:
+    """As its command line says: without one QEMU sees nothing of a guest's panic."""
+    return any("pvpanic" in word for word in vm.argv)
+
+
 def choose(vm: Vm, wish: Strategy) -> tuple[Strategy, str]:
     """The strategy, and in words why."""
     if wish is not Strategy.AUTO:
@@ -160,7 +165,7 @@ def _strategy(vm: Vm, options: Options, strategy: Strategy, _place: Place | None
 
 
 def _panic(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
-    if vm.argv and not any("pvpanic" in word for word in vm.argv):
+    if vm.argv and not has_panic_device(vm):
         yield _note("no-panic-device", "no panic device: if the guest crashes, only its silence will tell",
                     "add -device pvpanic")  # fmt: skip
 

@@ -10,6 +10,7 @@ import humanize
 
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import preflight
+from vmtui.backend.core.fleet import Record
 from vmtui.backend.core.model import (
     Card,
     Goal,
@@ -46,6 +47,10 @@ MEANING = {
 }  # fmt: skip
 
 
+CANCEL_WAIT = 30.0
+"""Seconds that QEMU waits for the guest after migrate_cancel, at the most: 120 looks, one every 250 ms."""
+
+
 def size(count: float) -> str:
     return humanize.naturalsize(count, binary=True)
 
@@ -64,6 +69,20 @@ def stamp(at: float) -> str:
     return datetime.fromtimestamp(at).strftime("%m-%d %H:%M")
 
 
+def counting(value: float) -> tuple[str, str]:
+    """A duration that counts up, as a number and its unit: in steps that an eye can follow, and a slow line can carry."""
+    if value < 10:
+        return f"{int(value * 2) / 2:.1f}", "s"
+    return (f"{value:.0f}", "s") if value < 100 else (f"{int(value) // 60}:{int(value) % 60:02}", "min")
+
+
+def exact(value: float) -> tuple[str, str]:
+    """A duration that is over, as a number and its unit."""
+    if value < 0.1:
+        return f"{value * 1000:.1f}", "ms"
+    return (f"{value:.2f}", "s") if value < 60 else counting(value)
+
+
 def phase_line(state: State) -> str:
     """What is going on in this phase, with what matters about it."""
     work = the_work(state)
@@ -74,7 +93,10 @@ def phase_line(state: State) -> str:
     if work.phase is Phase.VERIFY and work.given_up:
         return "removing the partial file"
     if work.phase is Phase.CANCEL and work.marks.unplugged is None:
-        return "QEMU waits up to 30 s for the guest, then it is cancelled"
+        left = CANCEL_WAIT - (state.now - work.entered)
+        return (
+            f"QEMU waits up to {left:.0f} s more for the guest, then it is cancelled" if left > 0 else MEANING[work.phase]
+        )
     return MEANING[work.phase]
 
 
@@ -125,6 +147,61 @@ def progress_line(state: State, rate: float) -> str:
 def stopped_line(state: State) -> str:
     value = stopped_seconds(state)
     return "" if value is None or the_work(state).marks.resumed is not None else f"guest stopped {seconds(value)}"
+
+
+def vm_facts(vm: Vm) -> Iterator[tuple[str, str]]:
+    """What the VM is: a word and a text each, of what is known."""
+    known = (
+        ("name", printable(vm.name, 60)),
+        ("uuid", printable(vm.uuid, 40)),
+        ("machine", printable(vm.machine, 40)),
+        ("QEMU", f"{vm.qemu} {printable(vm.package, 40)}".strip() if vm.version != (0, 0, 0) else ""),
+        ("RAM", size(vm.memory) if vm.memory else ""),
+        ("pid", str(vm.pid) if vm.pid else ""),
+        ("monitor", printable(vm.key, 200)),
+        ("pause-vm", "" if not vm.features.parameters else "offered" if vm.features.pause_vm else "not offered"),
+    )
+    yield from ((word, text) for word, text in known if text)
+
+
+def message_line(record: Record) -> str:
+    """A QMP message on one line, if it is an event, an error or a command that changes something; else nothing."""
+    message = record.data.get("msg") if record.kind == "qmp" else None
+    if not isinstance(message, dict):
+        return ""
+    match message:
+        case {"event": str(name)}:
+            return f"<  {printable(name, 60)}  {_values(message.get('data'))}".rstrip()
+        case {"execute": str(name)} if not name.startswith(("query-", "qmp_", "human-monitor-command")):
+            return f">  {printable(name, 60)}  {_values(message.get('arguments'))}".rstrip()
+        case {"error": {"desc": str(text)}}:
+            return f"<  error: {printable(text, 160)}"
+        case _:
+            return ""
+
+
+def _values(data: object) -> str:
+    values = data.items() if isinstance(data, dict) else ()
+    return printable(" ".join(f"{name}={value}" for name, value in values), 160)
+
+
+def standing_line(vm: Vm, *, busy: bool) -> str:
+    """Why QEMU does not answer, and what to do; empty where it does."""
+    why = printable(vm.why_lost, 300)
+    if vm.link is Link.GONE:
+        return f"QEMU has ended ({why}). Its log tells why; start the VM again, or restore a snapshot of it."
+    if vm.link is Link.CONNECTING:
+        return "Connecting to its monitor."
+    if vm.link is Link.UP and not why:
+        return ""
+    if busy:
+        return (f"QEMU does not answer: {why}. A migration goes on without its monitor; vmtui tries all the time, and "
+                f"gives up after {is_.LOST_LIMIT:.0f} s.")  # fmt: skip
+    return f"QEMU does not answer: {why}. vmtui tries again by itself, every {TRIES_EVERY:.0f} s at the latest."
+
+
+TRIES_EVERY = 15.0
+"""Seconds: the engine's RECONNECT_SELDOM."""
 
 
 def finding_line(level: Level, text: str, remedy: str) -> str:

@@ -1,0 +1,97 @@
+"""How fast does the copy go, how much of it is done, and how long will it still take?
+
+Nothing here is kept by the engine: a front end that watches keeps its `Pace` and its samples itself.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import msgspec
+
+from vmtui.backend.core.model import Fact, Phase
+from vmtui.backend.core.state import State
+
+SAMPLES = 240
+"""How many samples a front end keeps: a minute of them at four a second."""
+APART = 0.2
+"""Seconds between two samples, at the least: QEMU is asked every quarter of a second."""
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """Where the copy stood when it began, or when its bandwidth was last changed: its rate is measured from there."""
+
+    work: float
+    """When the workflow began: another workflow has another pace."""
+    at: float
+    done: float
+    """Bytes of RAM."""
+    bandwidth: int | None
+
+
+class Sample(NamedTuple):
+    at: float
+    done: float
+
+
+def done(state: State) -> float:
+    """Bytes of RAM that are saved. Never runs backwards, for `done_share` does not."""
+    return state.work.done_share * state.vm.migration.total if state.work else 0.0
+
+
+def pace(state: State, before: Pace | None = None) -> Pace | None:
+    """What the rate is measured from; None until the copy has begun."""
+    work = state.work
+    if work is None:
+        return None
+    known = before if before is not None and before.work == work.started else None
+    began = next((at for phase, at in reversed(work.timeline) if phase is Phase.SAVE), None)
+    if work.phase is not Phase.SAVE or began is None:
+        return known
+    if known is None:
+        return Pace(work.started, began, 0.0, work.bandwidth)
+    return known if known.bandwidth == work.bandwidth else Pace(work.started, _asked(state), done(state), work.bandwidth)
+
+
+def rate(state: State, since: Pace | None) -> float:
+    """Bytes of RAM a second, over the whole of the copy, or since its bandwidth was changed; 0 = not known."""
+    if since is None or state.work is None or state.work.phase is not Phase.SAVE:
+        return 0.0
+    took = _asked(state) - since.at
+    return max(done(state) - since.done, 0.0) / took if took > 0 else 0.0
+
+
+def seconds_left(state: State, bytes_a_second: float) -> float | None:
+    return (state.vm.migration.total - done(state)) / bytes_a_second if bytes_a_second > 0 else None
+
+
+def average(state: State) -> float:
+    """Bytes of RAM a second over a copy that is complete; 0 = it is not."""
+    work = state.work
+    if work is None or work.marks.completed is None:
+        return 0.0
+    began = next((at for phase, at in work.timeline if phase is Phase.SAVE), None)
+    took = work.marks.completed - began if began is not None else 0.0
+    return state.vm.migration.total / took if took > 0 else 0.0
+
+
+def _asked(state: State) -> float:
+    """When QEMU told the numbers."""
+    return state.vm.seen.get(Fact.MIGRATION, state.now)
+
+
+def sampled(samples: tuple[Sample, ...], state: State) -> tuple[Sample, ...]:
+    """`samples` with the present one, where it is time for one; none of an earlier workflow."""
+    work = state.work
+    if work is None:
+        return ()
+    kept = tuple(each for each in samples if each.at >= work.started)[-SAMPLES:]
+    at = _asked(state)
+    if work.phase is not Phase.SAVE or (kept and at - kept[-1].at < APART):
+        return kept
+    return (*kept, Sample(at, done(state)))
+
+
+def rates(samples: tuple[Sample, ...], count: int) -> tuple[float, ...]:
+    """Bytes a second between the last samples, the oldest first; `count` at the most."""
+    pairs = list(pairwise(samples))[-count:] if count > 0 else []
+    return tuple((after.done - before.done) / (after.at - before.at) for before, after in pairs)
