@@ -12,6 +12,11 @@ class ShowingScreen(Screen[None]):
         """Draw it. Called at most four times a second; must cost nothing where nothing changed."""
         raise NotImplementedError
 
+    @property
+    def drawable(self) -> bool:
+        """Its widgets are there: not yet while it is being put up, no longer while it is being taken down."""
+        return self.is_mounted and bool(self.children)
+
     def ticks(self, shown: Shown) -> bool:
         """Whether times on this screen count up by themselves now."""
         return shown.busy

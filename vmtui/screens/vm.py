@@ -1,0 +1,244 @@
+"""One VM: what it is, what is being done to it, how long its guest stands still, and how the last save ended."""
+
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import Key
+from textual.widgets import Footer, Input, TextArea
+
+from vmtui.backend.core import conditions as is_
+from vmtui.backend.core import possible, verdict, words
+from vmtui.backend.core.fleet import Begin, CancelWish, LetRunWish, VmView, WaitWish, WatchWish
+from vmtui.backend.core.glance import Said, Tone, glance
+from vmtui.backend.core.model import Goal, Options
+from vmtui.backend.core.verdict import MORE_TIME, Occasion
+from vmtui.messages import Ask, Open, Place, Redraw, Shown
+from vmtui.screens.base import ShowingScreen
+from vmtui.screens.stuck import StuckScreen
+from vmtui.widgets import vm_story
+from vmtui.widgets.drawn import Drawn
+from vmtui.widgets.failover_pair import FailoverPair
+from vmtui.widgets.look import said
+from vmtui.widgets.migration_progress import MigrationProgress
+from vmtui.widgets.top_line import TopLine
+from vmtui.widgets.workflow_steps import WorkflowSteps
+
+QUIET = 1.0
+"""Seconds without a key after which a dialog may open by itself: what is typed is not meant for it."""
+
+
+MESSAGES = 12
+"""How many of the last messages are shown where there is room for them."""
+
+
+class VmScreen(ShowingScreen):
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (80, "-middle"), (120, "-wide")]  # noqa: RUF012 - Textual says list
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-usual"), (32, "-tall")]  # noqa: RUF012
+    DEFAULT_CSS = """
+    VmScreen #stale { padding: 0 1; background: $warning-muted; display: none; }
+    VmScreen #banner { padding: 0 1; background: $error-muted; display: none; }
+    VmScreen.-stale #stale { display: block; }
+    VmScreen.-asks #banner { display: block; }
+    VmScreen #body { height: auto; padding: 0 1; }
+    VmScreen.-stale #body, VmScreen.-stale #words { opacity: 55%; }
+    VmScreen #left { width: 38; height: auto; padding-right: 1; }
+    VmScreen #right { width: 1fr; height: auto; }
+    VmScreen #aside { width: 50; height: auto; display: none; }
+    VmScreen #words { height: 1fr; padding: 0 1; margin-top: 1; scrollbar-size-vertical: 1; }
+    VmScreen #reasons { padding: 0 1; color: $text-muted; display: none; }
+    VmScreen.-idle #left { display: none; }
+    VmScreen.-idle #aside { display: block; width: 1fr; margin-top: 1; }
+    VmScreen #progress { display: none; margin-top: 1; }
+    VmScreen.-touched #progress, VmScreen.-foreign #progress { display: block; }
+    VmScreen.-foreign #stopped { display: none; }
+
+    VmScreen.-idle #body { layout: vertical; }
+    VmScreen.-wide #left { width: 58; }
+    VmScreen.-wide.-tall #aside { display: block; }
+    VmScreen #messages { display: none; padding: 0 1; max-height: 14; color: $text-muted; border-top: solid $panel; }
+    VmScreen.-wide.-tall #messages { display: block; }
+    VmScreen.-tall #reasons { display: block; }
+    VmScreen.-tall #left, VmScreen.-tall #right, VmScreen.-tall #aside {
+        border: round $panel; padding: 0 1; border-title-color: $text-muted;
+    }
+    VmScreen.-narrow #left { width: 21; }
+    VmScreen.-narrow.-ended #left { display: none; }
+    VmScreen.-low #words, VmScreen.-low #progress { margin-top: 0; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "save", "Save", id="vm.save"),
+        Binding("c", "cancel", "Cancel", id="vm.cancel"),
+        Binding("w", "wait", "Wait", id="vm.wait"),
+        Binding("r", "resume", "Resume", id="vm.resume"),
+        Binding("g", "guest", "Guest", id="vm.guest"),
+        Binding("p", "parameters", "Params", id="vm.parameters"),
+        Binding("t", "transcript", "QMP", id="vm.transcript"),
+        Binding("escape", "back", "Back", id="vm.back"),
+    ]
+
+    def __init__(self, key: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`key` as in `Fleet.vms`. `clock` is what the times of keys are measured with."""
+        super().__init__()
+        self.key = key
+        self._clock = clock
+        self._typed = -QUIET
+        self._told: set[Occasion] = set()
+        self._why_not: dict[str, str] = {}
+        self._busy = False
+
+    @property
+    def why_not(self) -> dict[str, str]:
+        """Of each key that is dimmed, by the name of its action: why."""
+        return {what: why for what, why in self._why_not.items() if why}
+
+    def compose(self) -> ComposeResult:
+        yield TopLine("VM")
+        yield Drawn(id="stale")
+        with Horizontal(id="body"):
+            with Vertical(id="left") as left:
+                left.border_title = "phases"
+                yield WorkflowSteps(id="steps")
+            with Vertical(id="right") as right:
+                right.border_title = "failover card and guest"
+                yield FailoverPair(id="pair")
+                yield MigrationProgress(id="progress")
+            with Vertical(id="aside") as aside:
+                aside.border_title = "the VM"
+                yield Drawn(id="facts")
+        yield Drawn(id="banner")
+        with VerticalScroll(id="words"):
+            yield Drawn(id="told")
+        yield Drawn(id="messages")
+        yield Drawn(id="reasons")
+        yield Footer(show_command_palette=False, compact=True)
+
+    # --- drawing --------------------------------------------------------------------------------------------------
+
+    def show(self, shown: Shown) -> None:
+        if not self.drawable:
+            return
+        view = shown.at_present(self.key)
+        if view is None:
+            self._show_gone()
+            return
+        self._show_kind(view)
+        self._show_stale(view, shown.fleet.host.offset)
+        usually = shown.usual(self.key)
+        self.query_one(TopLine).draw(shown, vm_story.title(glance(view)))
+        self.query_one("#facts", Drawn).draw(vm_story.facts(view))
+        self.query_one(WorkflowSteps).show(view)
+        self.query_one(FailoverPair).show(view, shown.fleet.host.offset)
+        self.query_one(MigrationProgress).show(view)
+        self.query_one("#told", Drawn).draw(vm_story.told(view, usually))
+        if self.has_class("-wide") and self.has_class("-tall"):
+            self.query_one("#messages", Drawn).draw(vm_story.messages(view, MESSAGES))
+        self._show_possible(view, read_only=shown.read_only)
+        self._call_for_help(verdict.occasion(view.state, usually), read_only=shown.read_only)
+
+    def ticks(self, shown: Shown) -> bool:
+        view = shown.vm(self.key)
+        return view is not None and view.state.busy
+
+    def _show_gone(self) -> None:
+        """It is in the fleet no longer: what was drawn last stays, and is said to be old."""
+        self.add_class("-stale")
+        text = "This VM is not on the host any more. What is shown was known last."
+        self.query_one("#stale", Drawn).draw(said(Said(text, Tone.WARN)))
+        self._why_not = dict.fromkeys((*possible.WHY_NOT, "guest"), "the VM is not there any more")
+
+    def _show_kind(self, view: VmView) -> None:
+        work = view.state.work
+        told_of = work is not None and (view.state.busy or work.options.goal is not Goal.CHECK)
+        self.set_class(told_of, "-worked")
+        self.set_class(work is not None and work.baseline is not None, "-touched")
+        self._busy = view.state.busy
+        self.set_class(not told_of, "-idle")
+        self.set_class(told_of and not view.state.busy, "-ended")
+        self.set_class(not view.state.busy and is_.migration_running(view.state), "-foreign")
+
+    def _show_stale(self, view: VmView, offset: float) -> None:
+        line = words.standing_line(view.state.vm, busy=view.state.busy)
+        self.set_class(bool(line), "-stale")
+        if line:
+            heard = [record.at for record in view.log if record.kind == "qmp" and record.data.get("dir") == "recv"]
+            as_of = f"As of {words.time_of_day(heard[-1] + offset)}, the last word of QEMU. " if heard else ""
+            self.query_one("#stale", Drawn).draw(said(Said(f"{as_of}{line}", Tone.WARN)))
+
+    def _show_possible(self, view: VmView, *, read_only: bool) -> None:
+        now = {what: possible.why_not(view.state, what, read_only=read_only) for what in possible.WHY_NOT}
+        now["guest"] = "" if verdict.waits_for_guest(view.state) else "no guest is waited for"
+        if now != self._why_not:
+            self._why_not = now
+            reasons = [f"{what}: {why}" for what, why in now.items() if why and what != "guest"]
+            self.query_one("#reasons", Drawn).draw(Content("not now  " + "   ".join(reasons) if reasons else ""))
+
+    # --- the guest needs somebody ---------------------------------------------------------------------------------
+
+    def _call_for_help(self, occasion: Occasion | None, *, read_only: bool) -> None:
+        """Open the choices by itself, once for each occasion; say how to open them where keys are being typed."""
+        self.set_class(occasion is not None, "-asks")
+        if occasion is None:
+            return
+        text = f"{occasion.kind}: g shows what is known of the guest, and what can be done"
+        self.query_one("#banner", Drawn).draw(said(Said(text, verdict.TONES[occasion.kind])))
+        if occasion not in self._told and not read_only and not self._typing():
+            self._told.add(occasion)
+            self.call_later(self._open_choices)
+
+    def _typing(self) -> bool:
+        return isinstance(self.app.focused, Input | TextArea) or self._clock() - self._typed < QUIET
+
+    def on_key(self, _event: Key) -> None:
+        self._typed = self._clock()
+
+    def _open_choices(self) -> None:
+        if self.is_current:
+            self.app.push_screen(StuckScreen(self.key))
+
+    # --- keys -----------------------------------------------------------------------------------------------------
+
+    def on_screen_resume(self) -> None:
+        self.post_message(Ask(WatchWish(self.key, True)))
+
+    def on_mount(self) -> None:
+        self.post_message(Redraw())
+
+    def on_unmount(self) -> None:
+        self.app.post_message(Ask(WatchWish(self.key, False)))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        why_not = self._why_not.get(action, "")
+        if why_not and (action in ("guest", "wait") or (self._busy and action in ("save", "resume"))):
+            return False  # there is no room for what can be of no use now
+        return None if why_not else True
+
+    def action_save(self) -> None:
+        self.post_message(Open(Place.PREFLIGHT, self.key))
+
+    def action_cancel(self) -> None:
+        self.post_message(Ask(CancelWish(self.key)))
+
+    def action_wait(self) -> None:
+        self.post_message(Ask(WaitWish(self.key, MORE_TIME)))
+
+    def action_resume(self) -> None:
+        paused_in_unplug = not self._why_not.get("wait")
+        wish = LetRunWish(self.key) if paused_in_unplug else Begin(self.key, Options(goal=Goal.RESUME))
+        self.post_message(Ask(wish))
+
+    def action_guest(self) -> None:
+        self._open_choices()
+
+    def action_parameters(self) -> None:
+        self.post_message(Open(Place.PARAMETERS, self.key))
+
+    def action_transcript(self) -> None:
+        self.post_message(Open(Place.TRANSCRIPT, self.key))
+
+    def action_back(self) -> None:
+        self.app.pop_screen()
