@@ -10,6 +10,7 @@ from textual.screen import Screen
 from tests.ui.frozen import Frozen, settle
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.fleet import Fleet
+from vmtui.messages import Redraw
 from vmtui.widgets.drawn import Drawn
 
 
@@ -20,6 +21,12 @@ class Showing:
         self.source = Frozen(fleet)
         self.now = now
         self.app = VmtuiApp(self.source, read_only=read_only, clock=lambda: self.now)
+
+    async def draw(self, fleet: Fleet, now: float) -> None:
+        """What is new is on the screen, at once: no picture is waited for."""
+        self.source.fleet, self.now = fleet, now
+        self.app.post_message(Redraw())
+        await settle(self.app)
 
 
 def run(ui: Showing, size: tuple[int, int], story: Callable[[Pilot[int]], Awaitable[Any]], *screens: Screen[Any]) -> Any:

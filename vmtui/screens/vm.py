@@ -61,7 +61,7 @@ class VmScreen(ShowingScreen):
     VmScreen.-wide #left { width: 58; }
     VmScreen.-wide.-tall #aside { display: block; }
     VmScreen #messages { display: none; padding: 0 1; max-height: 14; color: $text-muted; border-top: solid $panel; }
-    VmScreen.-wide.-tall #messages { display: block; }
+    VmScreen.-wide.-tall.-talked #messages { display: block; }
     VmScreen.-tall #reasons { display: block; }
     VmScreen.-tall #left, VmScreen.-tall #right, VmScreen.-tall #aside {
         border: round $panel; padding: 0 1; border-title-color: $text-muted;
@@ -136,7 +136,9 @@ class VmScreen(ShowingScreen):
         self.query_one(MigrationProgress).show(view)
         self.query_one("#told", Drawn).draw(vm_story.told(view, usually))
         if self.has_class("-wide") and self.has_class("-tall"):
-            self.query_one("#messages", Drawn).draw(vm_story.messages(view, MESSAGES))
+            messages = vm_story.messages(view, MESSAGES)
+            self.set_class(bool(messages), "-talked")
+            self.query_one("#messages", Drawn).draw(messages)
         self._show_possible(view, read_only=shown.read_only)
         self._call_for_help(verdict.occasion(view.state, usually), read_only=shown.read_only)
 
@@ -213,7 +215,7 @@ class VmScreen(ShowingScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         why_not = self._why_not.get(action, "")
-        if why_not and (action in ("guest", "wait") or (self._busy and action in ("save", "resume"))):
+        if why_not and (action in ("guest", "wait", "resume") or (self._busy and action == "save")):
             return False  # there is no room for what can be of no use now
         return None if why_not else True
 

@@ -29,6 +29,7 @@ class MigrationProgress(Vertical):
     MigrationProgress Digits { width: auto; min-width: 10; padding-right: 1; }
     MigrationProgress #stopped.-plain { height: 1; }
     MigrationProgress #stopped.-plain Digits { display: none; }
+    MigrationProgress Digits.-over { color: $text-success; text-style: bold; }
     MigrationProgress Digits.-still { color: $text-warning; text-style: bold; }
     """
 
@@ -65,8 +66,9 @@ class MigrationProgress(Vertical):
         if digits.value != number:
             digits.update(number)
         digits.set_class(tone is Tone.WARN, "-still")
+        digits.set_class(tone is Tone.GOOD, "-over")
         plain = self.query_one("#stopped").has_class("-plain")
-        head = f"{number} {unit}  {words_for_it}" if plain else f"\n{words_for_it}\n{unit}"
+        head = f"{number} {unit}  {words_for_it}" if plain else f"\n\n{unit}  {words_for_it}"
         label.draw(Content.styled(head, f"{COLOURS[tone]} bold"))
 
     # --- the copy ---------------------------------------------------------------------------------------------------
@@ -99,13 +101,13 @@ def _stopped(state: State) -> tuple[str, str, str, Tone]:
     work = state.work
     stood = stopped_seconds(state) if work is not None and work.baseline is not None else None
     if work is None or stood is None:
-        return ("0", "s", "guest stopped: not at all", Tone.DIM)
+        return ("0", "s", "the guest runs on" if state.busy else "the guest was not stopped", Tone.DIM)
     if work.marks.resumed is not None:
         return (*words.exact(stood), "the guest was stopped", Tone.GOOD)
     if not state.busy:
-        return (*words.exact(stood), "guest stopped, and still is", Tone.WARN)
+        return (*words.exact(stood), "the guest is stopped still", Tone.WARN)
     if work.marks.lost is not None:
-        return (*words.counting(stood), "guest stopped, as last known", Tone.WARN)
+        return (*words.counting(stood), "stopped, as last known", Tone.WARN)
     by_us = work.strategy is not Strategy.BACKGROUND
     return (*words.counting(stood), "the guest is stopped" if by_us else "the guest is stopped, not by vmtui", Tone.WARN)
 

@@ -91,4 +91,4 @@ def _proof(state: State, card: Primary) -> tuple[str, float | None]:
         return "no proof: no PCI config window to look through", None
     if at is None:
         return "last known: to be looked at again", None
-    return f"PCI config space {'empty' if card.card is Card.OUT else card.pci_id}", at
+    return f"PCI config {'empty' if card.card is Card.OUT else card.pci_id}", at

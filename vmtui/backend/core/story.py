@@ -61,8 +61,8 @@ def _step(state: State, phase: Phase, between: tuple[float, float], said: tuple[
     work, (began, ended) = the_work(state), between
     now = work.outcome is None and (phase, began) == work.timeline[-1]
     heard = [word for at, word in said if began <= at and (now or at < ended)]
-    if phase in _OURS and (before := [word for at, word in said if at < began]) and phase is not Phase.UNPLUG:
-        heard = [before[-1], *heard]
+    if phase in _OURS - {Phase.UNPLUG} and not any(at == began for at, _word in said):
+        heard = [*[word for at, word in said if at < began][-1:], *heard]  # no word began it: the last one still holds
     live = printable(state.vm.migration.status, 20)
     if now and phase in _OURS and live != "none" and state.vm.link is Link.UP and live not in heard:
         heard.append(live)

@@ -1,0 +1,146 @@
+"""The phases, the pair and the pace of a save, as every front end tells them."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tests.core.play import Play
+from tests.ui.vm_states import SAVE, SLOW_DISK, Story, copied, in_phase, over, phase
+from vmtui.backend.core import pace, pair, possible
+from vmtui.backend.core.events import Tune
+from vmtui.backend.core.glance import Tone
+from vmtui.backend.core.model import Goal, Options, Phase, Strategy, Then
+from vmtui.backend.core.pace import Sample
+from vmtui.backend.core.sim import PAUSE_VM_10_0, Scenario
+from vmtui.backend.core.state import State
+from vmtui.backend.core.story import steps, to_come
+
+WAYS: dict[str, dict[str, Any]] = {
+    "stock": {},
+    "pause-vm": {"profile": PAUSE_VM_10_0},
+    "background": {"options": Options(output="/snap/x", strategy=Strategy.BACKGROUND)},
+    "no card": {"scenario": Scenario(primaries=0)},
+    "stay paused": {"options": replace(SAVE, then=Then.STAY_PAUSED)},
+    "quit": {"options": replace(SAVE, then=Then.QUIT)},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_phases_that_are_to_come_are_those_that_come(way: str) -> None:
+    story = Story(**WAYS[way]).until(phase(Phase.SAVE))
+    foretold = to_come(story.play.work)
+    story.until(over)
+    came = story.play.phases()
+    after = came[came.index(Phase.SAVE) + 1 : -1]
+    passing = [each for each in after if each not in foretold]
+    assert tuple(each for each in after if each in foretold) == foretold
+    assert passing in ([], [Phase.REPLUG])
+
+
+def test_a_cancelled_save_foretells_what_is_undone() -> None:
+    story = Story(scenario=SLOW_DISK).until(copied(0.3)).cancel()
+    assert to_come(story.play.work) == (Phase.RESUME, Phase.REPLUG, Phase.SETTLE, Phase.VERIFY, Phase.PROVE)
+
+
+def test_qemu_s_own_words_stand_beside_the_phases() -> None:
+    story = Story().until(over)
+    told = {step.phase: step.qemu for step in steps(story.view.state, story.view.log)}
+    assert told[Phase.UNPLUG] == ("setup", "wait-unplug")
+    assert told[Phase.SAVE][-1] == "device"
+    assert told[Phase.FINISH] == ("completed",)
+
+
+def test_the_phase_that_failed_to_prove_the_vm_stands_out() -> None:
+    story = Story(scenario=Scenario(panics="running", panic_action="pause")).until(over)
+    assert steps(story.view.state)[-1].tone is Tone.BAD
+
+
+def carrying(state: State) -> str:
+    return pair.pairs(state)[0].carries
+
+
+def test_the_traffic_goes_over_the_primary_until_the_guest_lets_it_go_and_nowhere_while_the_guest_is_stopped() -> None:
+    assert carrying(in_phase(Phase.UNPLUG).state) == pair.PRIMARY
+    assert carrying(in_phase(Phase.SAVE).state) == pair.NOBODY
+    background = Options(output="/snap/x", strategy=Strategy.BACKGROUND)
+    assert carrying(in_phase(Phase.SAVE, options=background).state) == pair.STANDBY
+    assert carrying(Story().until(over).view.state) == pair.PRIMARY
+
+
+def test_a_card_that_was_let_go_is_not_called_plugged_and_has_no_proof_yet() -> None:
+    (found,) = pair.pairs(in_phase(Phase.SAVE).state)
+    assert found.card.word == "out"
+    assert found.proved_at is None
+
+
+def test_a_proof_has_its_time() -> None:
+    story = Story().until(over)
+    (found,) = pair.pairs(story.view.state)
+    assert found.proved_at == story.view.state.vm.primaries[0].proved_at
+
+
+def test_a_front_end_that_comes_late_knows_the_same_rate() -> None:
+    story = Story(scenario=SLOW_DISK).until(phase(Phase.SAVE))
+    early = pace.pace(story.view.state)
+    story.until(copied(0.8))
+    state = story.view.state
+    assert pace.rate(state, pace.pace(state)) == pace.rate(state, pace.pace(state, early)) > 0
+
+
+def test_the_time_left_follows_a_change_of_the_bandwidth() -> None:
+    story = Story(scenario=Scenario(disk_speed=40e6)).until(copied(0.7))
+    before = pace.pace(story.view.state)
+    fast = pace.rate(story.view.state, before)
+    story.play.step(Tune(story.play.now, {"max-bandwidth": 1 << 20}))
+    after = pace.pace(story.view.state, before)
+    now = story.play.now
+    story.until(lambda play: play.now > now + 3)
+    assert pace.rate(story.view.state, pace.pace(story.view.state, after)) < fast / 4
+
+
+def test_samples_are_of_this_copy_only_and_apart() -> None:
+    story = Story(scenario=SLOW_DISK).until(copied(0.5))
+    kept = pace.sampled((Sample(-5.0, 1.0),), story.view.state)
+    assert len(kept) == 1
+    assert pace.sampled(kept, story.view.state) == kept
+
+
+def test_a_rate_between_samples() -> None:
+    assert pace.rates((Sample(0, 0), Sample(1, 100), Sample(3, 200)), 5) == (100.0, 50.0)
+
+
+def test_cancel_is_possible_in_every_phase_until_the_file_is_in_its_place() -> None:
+    reasons: dict[Phase, str] = {}
+    story = Story()
+
+    def look(play: Play) -> None:
+        reasons.setdefault(play.work.phase, possible.cancel(play.state))
+
+    story.play.watch = look
+    story.until(over)
+    after = {Phase.PROVE}
+    assert {name for name, why in reasons.items() if why} == after
+    assert possible.cancel(story.view.state) == "nothing is under way"
+
+
+def test_somebody_else_s_migration_is_not_ours_to_cancel_and_nothing_is_saved_beside_it() -> None:
+    state = Story(scenario=Scenario(migrating=True)).rest().view.state
+    assert "not vmtui's" in possible.cancel(state)
+    assert possible.save(state) == "somebody else migrates it"
+
+
+def test_a_vm_that_is_paused_can_be_resumed_and_one_that_runs_with_its_card_needs_it_not() -> None:
+    assert possible.resume(Story(scenario=Scenario(runstate="paused")).rest().view.state) == ""
+    assert possible.resume(Story().rest().view.state) != ""
+
+
+def test_a_read_only_front_end_has_one_reason_for_all_that_changes() -> None:
+    state = Story().rest().view.state
+    assert possible.why_not(state, "save", read_only=True) == possible.READ_ONLY
+    assert possible.why_not(state, "parameters", read_only=True) == ""
+
+
+def test_a_resume_is_not_undone() -> None:
+    view = in_phase(Phase.RESUME, scenario=Scenario(runstate="paused"), options=Options(goal=Goal.RESUME))
+    assert possible.cancel(view.state) == "a resume is not undone"

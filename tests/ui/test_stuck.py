@@ -1,0 +1,101 @@
+"""The choices for a guest that does not answer: when they open, what they say, what they ask for."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from textual.pilot import Pilot
+
+from tests.ui.frozen import settle, text_of
+from tests.ui.showing import Showing, run
+from tests.ui.vm_states import KEY, NEVER, Story, fleet, phase, waited
+from vmtui.backend.core.fleet import CancelWish, LetRunWish, Request, VmView, WaitWish, WatchWish
+from vmtui.backend.core.model import Phase
+from vmtui.backend.core.sim import Scenario
+from vmtui.screens.stuck import StuckScreen
+from vmtui.screens.vm import VmScreen
+
+PAUSED = Scenario(paused_by_other="wait-unplug", unplug_delay=0.4)
+
+
+def stuck() -> VmView:
+    return Story(scenario=NEVER).until(waited(12)).view
+
+
+def with_screen(view: VmView, use: Callable[[Showing, Pilot[int]], Awaitable[Any]], *, quiet: bool = True) -> Any:
+    ui = Showing(fleet(view), now=view.state.now)
+    made = VmScreen(KEY, clock=lambda: 100.0)
+    if not quiet:
+        made._typed = 100.0
+    return run(ui, (80, 24), lambda pilot: use(ui, pilot), made)
+
+
+async def is_open(ui: Showing, _pilot: Pilot[int]) -> bool:
+    return isinstance(ui.app.screen, StuckScreen)
+
+
+def asked(view: VmView, key: str) -> list[Request]:
+    async def press(ui: Showing, pilot: Pilot[int]) -> list[Request]:
+        await pilot.press(key)
+        await settle(ui.app)
+        assert not isinstance(ui.app.screen, StuckScreen)
+        return [each for each in ui.source.asked if not isinstance(each, WatchWish)]
+
+    return list(with_screen(view, press))
+
+
+def test_the_choices_open_by_themselves_for_a_guest_that_is_stuck() -> None:
+    assert with_screen(stuck(), is_open)
+
+
+def test_they_do_not_open_for_a_guest_that_is_waited_for_only_a_little() -> None:
+    assert not with_screen(Story(scenario=NEVER).until(waited(3)).view, is_open)
+
+
+def test_a_key_pressed_just_now_is_not_taken_and_a_line_says_how_to_open_them() -> None:
+    async def look(ui: Showing, pilot: Pilot[int]) -> str:
+        assert not await is_open(ui, pilot)
+        banner = text_of(ui.app)
+        await pilot.press("g")
+        await settle(ui.app)
+        assert await is_open(ui, pilot)
+        return banner
+
+    assert "g shows what is known of the guest" in with_screen(stuck(), look, quiet=False)
+
+
+def test_each_choice_says_what_follows() -> None:
+    async def look(ui: Showing, _pilot: Pilot[int]) -> str:
+        return text_of(ui.app)
+
+    seen = with_screen(stuck(), look)
+    assert "Keep waiting: 60 s more" in seen
+    assert "Up to 30 s" in seen
+
+
+def test_the_choice_that_changes_least_has_the_focus() -> None:
+    async def look(ui: Showing, _pilot: Pilot[int]) -> str | None:
+        return ui.app.focused.id if ui.app.focused else None
+
+    assert with_screen(stuck(), look) == "wait"
+
+
+def test_keep_waiting_cancel_and_resume_are_asked_for() -> None:
+    assert asked(stuck(), "w") == [WaitWish(KEY, 60.0)]
+    assert asked(stuck(), "enter") == [WaitWish(KEY, 60.0)]
+    assert asked(stuck(), "c") == [CancelWish(KEY)]
+    assert asked(Story(scenario=PAUSED).until(waited(3)).view, "r") == [LetRunWish(KEY)]
+
+
+def test_escape_asks_for_nothing_and_they_do_not_open_again_for_the_same_reason() -> None:
+    assert asked(stuck(), "escape") == []
+
+
+def test_they_go_away_when_the_guest_lets_go() -> None:
+    story = Story(scenario=Scenario(unplug_delay=13.0)).until(waited(12))
+
+    async def let_go(ui: Showing, pilot: Pilot[int]) -> bool:
+        assert await is_open(ui, pilot)
+        await ui.draw(fleet(story.until(phase(Phase.DONE)).view), story.play.now)
+        return await is_open(ui, pilot)
+
+    assert not with_screen(story.view, let_go)

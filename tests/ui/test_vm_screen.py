@@ -1,0 +1,180 @@
+"""What a person reads on the screen of one VM, and what its keys ask for."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from textual.pilot import Pilot
+from textual.widgets import Digits
+
+from tests.ui.frozen import settle, text_of
+from tests.ui.showing import Showing, run
+from tests.ui.vm_states import KEY, NEVER, SLOW_DISK, Story, copied, fleet, in_phase, over, waited
+from vmtui.backend.core.fleet import Begin, CancelWish, LetRunWish, Request, VmView, WaitWish, WatchWish
+from vmtui.backend.core.model import Goal, Phase
+from vmtui.backend.core.sim import Scenario
+from vmtui.screens.vm import VmScreen
+from vmtui.widgets.migration_progress import BLOCKS
+
+SIZES = [(60, 20), (80, 24), (160, 50)]
+PAUSED = Scenario(paused_by_other="wait-unplug", unplug_delay=0.4)
+
+
+def typing() -> float:
+    """A clock on which a key was always pressed just now: no dialog opens by itself."""
+    return 0.0
+
+
+def screen() -> VmScreen:
+    made = VmScreen(KEY, clock=typing)
+    made._typed = 0.0
+    return made
+
+
+def read(view: VmView, size: tuple[int, int] = (80, 24)) -> str:
+    ui = Showing(fleet(view), now=view.state.now)
+
+    async def look(_pilot: Pilot[int]) -> str:
+        return text_of(ui.app)
+
+    return str(run(ui, size, look, screen()))
+
+
+def pressed(view: VmView, *keys: str, read_only: bool = False) -> list[Request]:
+    """What is asked for, apart from looking closely at the VM."""
+    ui = Showing(fleet(view), now=view.state.now, read_only=read_only)
+
+    async def press(pilot: Pilot[int]) -> Any:
+        await pilot.press(*keys)
+        await settle(ui.app)
+
+    run(ui, (80, 24), press, screen())
+    return [each for each in ui.source.asked if not isinstance(each, WatchWish)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_save_shows_its_phase_its_share_and_how_long_the_guest_stands_still(size: tuple[int, int]) -> None:
+    view = Story(scenario=SLOW_DISK).until(copied(0.8)).view
+    seen = read(view, size)
+    assert "▶ save" in seen
+    assert "85%" in seen
+    assert "the guest is stopped" in seen
+    assert "no traffic: the guest does not run" in seen
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_end_is_a_card_of_proved_facts(size: tuple[int, int]) -> None:
+    seen = read(Story().until(over).view, size)
+    assert "● vm: saved" in seen
+    assert "all parameters and capabilities as they were" in seen
+    assert "traffic goes over the primary" in seen
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_unplug_has_a_verdict_and_says_what_happens_when_the_time_is_up(size: tuple[int, int]) -> None:
+    seen = read(Story(scenario=NEVER).until(waited(7)).view, size)
+    assert "slow: the guest was asked 7 s ago" in seen
+    assert "In 23 s the save is cancelled by itself" in seen
+    assert "Cancel" in seen.splitlines()[-1]
+
+
+def test_the_time_that_the_guest_stands_still_is_large() -> None:
+    ui = Showing(fleet(Story(scenario=SLOW_DISK).until(copied(0.8)).view), now=3.0)
+
+    async def look(_pilot: Pilot[int]) -> str:
+        return ui.app.screen.query_one(Digits).value
+
+    assert run(ui, (80, 24), look, screen()) == "3.5"
+
+
+def test_the_rate_is_drawn_as_a_line_of_what_the_screen_saw() -> None:
+    story = Story(scenario=SLOW_DISK).until(copied(0.4))
+    ui = Showing(fleet(story.view), now=story.view.state.now)
+
+    async def look(_pilot: Pilot[int]) -> str:
+        for share in (0.5, 0.6, 0.7):
+            view = story.until(copied(share)).view
+            await ui.draw(fleet(view), view.state.now)
+        return text_of(ui.app)
+
+    seen = str(run(ui, (80, 24), look, screen()))
+    (line,) = [each for each in seen.splitlines() if "MiB/s" in each and "left" in each]
+    assert set(line) & set(BLOCKS)
+
+
+def test_a_vm_that_rests_is_described() -> None:
+    seen = read(Story().rest().view)
+    assert "5bce98f7-3f3e-40c8-87f2-729ed9509b38" in seen
+    assert "Nothing is under way" in seen
+
+
+def test_a_monitor_that_broke_leaves_the_last_known_values_and_says_so() -> None:
+    story = Story().rest()
+    story.play.drop()
+    seen = read(story.view)
+    assert "QEMU does not answer: the monitor's connection broke" in seen
+    assert "pc-q35-10.0" in seen
+
+
+def test_somebody_else_s_migration_is_shown_and_left_alone() -> None:
+    seen = read(Story(scenario=Scenario(migrating=True)).rest().view)
+    assert "somebody else migrates this VM" in seen
+
+
+def test_a_vm_that_has_left_the_fleet_stays_as_it_was_last() -> None:
+    view = Story().rest().view
+    ui = Showing(fleet(view), now=view.state.now)
+
+    async def leave(_pilot: Pilot[int]) -> str:
+        await ui.draw(replace(fleet(view), vms={}), ui.now)
+        return text_of(ui.app)
+
+    seen = run(ui, (80, 24), leave, screen())
+    assert "not on the host any more" in seen
+    assert "pc-q35-10.0" in seen
+
+
+def test_hostile_names_are_inert() -> None:
+    view = Story().rest().view
+    named = replace(view, state=replace(view.state, vm=replace(view.state.vm, name="[red]\x1b[31m")))
+    assert "[red]\\x1b[31m" in read(named)
+
+
+def test_cancel_is_one_key_away() -> None:
+    for name in (Phase.PREPARE, Phase.UNPLUG, Phase.SAVE, Phase.REPLUG, Phase.VERIFY):
+        assert pressed(in_phase(name), "c") == [CancelWish(KEY)], name
+
+
+def test_cancel_asks_for_nothing_where_nothing_is_under_way() -> None:
+    assert pressed(Story().rest().view, "c") == []
+
+
+def test_more_time_is_given_from_now_on() -> None:
+    assert pressed(Story(scenario=NEVER).until(waited(3)).view, "w") == [WaitWish(KEY, 60.0)]
+
+
+def test_a_guest_that_somebody_paused_is_resumed_so_that_it_can_answer() -> None:
+    assert pressed(Story(scenario=PAUSED).until(waited(3)).view, "r") == [LetRunWish(KEY)]
+
+
+def test_a_vm_that_was_left_paused_is_resumed_by_a_workflow() -> None:
+    (asked,) = pressed(Story(scenario=Scenario(runstate="paused")).rest().view, "r")
+    assert isinstance(asked, Begin)
+    assert asked.options.goal is Goal.RESUME
+
+
+def test_read_only_changes_nothing() -> None:
+    assert pressed(Story(scenario=NEVER).until(waited(3)).view, "c", "w", read_only=True) == []
+
+
+def test_the_vm_is_looked_at_closely_while_its_screen_is_open() -> None:
+    view = Story().rest().view
+    ui = Showing(fleet(view), now=view.state.now)
+
+    async def leave(pilot: Pilot[int]) -> None:
+        await pilot.press("escape")
+        await settle(ui.app)
+
+    run(ui, (80, 24), leave, screen())
+    assert ui.source.asked[0] == WatchWish(KEY, True)
+    assert ui.source.asked[-1] == WatchWish(KEY, False)
