@@ -130,7 +130,7 @@ class VmtuiApp(App[int]):
             self._refresh_footer(screen)
             self._tick(screen.ticks(shown))
 
-    def _refresh_footer(self, screen: Screen[object]) -> None:
+    def _refresh_footer(self, screen: ShowingScreen) -> None:
         """Draw the keys anew only where one has become possible, or impossible."""
         possible = tuple((key, active.enabled) for key, active in screen.active_bindings.items())
         if possible != self._possible:

@@ -24,7 +24,7 @@ from vmtui.backend.core.events import (
     Watch,
     Wish,
 )
-from vmtui.backend.core.model import Card, Fact, Link, Options, Outcome, Phase, Vm
+from vmtui.backend.core.model import Card, Fact, Features, Link, Options, Outcome, Phase, Vm
 from vmtui.backend.core.sim import STOCK_10_0, CardState, Scenario, SimulatedVm
 from vmtui.backend.core.state import State, Watching
 
@@ -61,7 +61,7 @@ class Watched:
         if command.arguments:
             message["arguments"] = command.arguments
         if command.execute == "query-qmp-schema":
-            return Answered(self.now, commands.Offered(commands.Features()))
+            return Answered(self.now, commands.Offered(Features()))
         self.vm.receive(message, self.now)
         events, replies = self.messages()
         for event in events:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from tests.ui.vm_states import NEVER, SAVE, Story, waited
 from vmtui.backend.core import possible, verdict
-from vmtui.backend.core.fleet import Snapshot
+from vmtui.backend.core.fleet import Snapshot, Standing
 from vmtui.backend.core.model import OnStuck
 from vmtui.backend.core.sim import Scenario
 from vmtui.backend.core.snapshot import Host, Manifest, manifest
@@ -95,6 +95,6 @@ def test_a_guest_paused_for_a_moment_only_calls_nobody() -> None:
 def test_what_a_guest_usually_takes_is_the_median_of_its_own_saves() -> None:
     vm = Story().begin().view.state.vm
     made = [saved_manifest(seconds) for seconds in (0.3, 9.0, 0.5, None)] + [saved_manifest(50.0, uuid="another")]
-    shelf = [Snapshot(f"/{number}", 1, 1.0, each) for number, each in enumerate(made)]
+    shelf = [Snapshot(f"/{number}", 1, 1.0, Standing.WHOLE, manifest=each) for number, each in enumerate(made)]
     vm = replace(vm, uuid=made[0].uuid, name=made[0].name)
     assert verdict.usual(shelf, vm) == Usual(0.5, 3)

@@ -75,7 +75,7 @@ def _at_work(app: VmtuiApp) -> bool:
     screen = app.screen
     nodes = [app, *app.screen_stack, *screen.walk_children()]
     waiting = [not node._message_queue.empty() or bool(node._next_callbacks) for node in nodes]
-    return any((*waiting, screen._layout_required, bool(screen._dirty_widgets)))
+    return any((*waiting, screen._layout_required, len(screen._dirty_widgets) > 0))
 
 
 Use = Callable[[VmtuiApp, "Pilot[int]"], Awaitable[None]]

@@ -84,7 +84,8 @@ def _ui(home: Path, *more: str) -> Iterator[Terminal]:
 
 def ready(bench: Bench) -> list[Row]:
     """From the start of the program to its footer, in turns with the plainest app there is."""
-    ours, bare = [], []
+    ours: list[float] = []
+    bare: list[float] = []
     with _fleet(bench, 8) as home:
         for _ in range(max(bench.rounds, 5)):
             for command, values in ((UI, ours), (BARE, bare), (BARE, bare), (UI, ours)):
@@ -134,7 +135,8 @@ def questions(home: Path) -> list[Row]:
 def latency(bench: Bench, home: Path) -> list[Row]:
     """From QEMU's event to the word on the screen, and from a key to the line that it moves to."""
     bench.say("screen: events and keys")
-    events, keys = [], []
+    events: list[float] = []
+    keys: list[float] = []
     with _ui(home) as terminal:
         terminal.during(SETTLE)
         vm = Qmp(home / "vms" / "vm1.qmp.monitor")
