@@ -24,6 +24,7 @@ SIZE = (80, 24)
 SETTLE, WATCH = 15.0, 60.0
 """Seconds that an app gets to come to rest, and for which it is watched."""
 FLOOD = 100_000
+CTRL_S = "\x13"
 OTHERS = {"htop": ("htop",), "posting": ("posting",), "virtui-manager": ("virtui-manager",)}
 """What else a terminal can show, where it is installed: for proportion."""
 
@@ -173,9 +174,9 @@ def saving(bench: Bench) -> list[Row]:
         terminal.press("\r")
         terminal.during(2)
         terminal.press("s")
-        terminal.until(b"Start")
-        terminal.during(2)
-        terminal.press("S")
+        terminal.until(b"it can be saved")
+        terminal.during(1)
+        terminal.press(CTRL_S)
         terminal.until(b"saving")
         terminal.during(5)
         written = terminal.during(WATCH) * 60 / WATCH
