@@ -56,6 +56,8 @@ class FleetScreen(ShowingScreen):
         super().__init__()
         self._order = 0
         self._known: dict[str, tuple[VmView, Snapshot | None, Glance]] = {}
+        self._drawn: object = None
+        """What the table shows: nothing of it is drawn again while that is the same."""
         self._detail = Content("")
         self._shown: Shown | None = None
 
@@ -76,21 +78,27 @@ class FleetScreen(ShowingScreen):
     def show(self, shown: Shown) -> None:
         self._shown = shown
         found = self._glances(shown.fleet)
-        listed = tuple(each for each in found if self._matches(each))
+        drawn = (tuple(map(id, found)), self.query_one("#filter", Input).value, self._order, self.app.theme, self.size)
+        if drawn != self._drawn or not found:
+            self._drawn = drawn
+            listed = tuple(each for each in found if self._matches(each))
+            self.query_one(VmTable).draw(self._sorted(listed))
+            self._hint(shown, found, listed)
         self.query_one(TopLine).draw(shown, counts(found))
-        self.query_one(VmTable).draw(self._sorted(listed))
-        self._hint(shown, found, listed)
         self._draw_detail(shown)
 
     def _glances(self, fleet: Fleet) -> tuple[Glance, ...]:
-        """A VM of which nothing changed is not looked at again."""
+        """A VM of which nothing changed is not looked at again; a line that says the same is the same object."""
         saved = glance.latest(fleet)
         known = {}
         for key, view in fleet.vms.items():
             latest = saved.get(view.state.vm.name or view.name)
             before = self._known.get(key)
-            same = before is not None and before[0] is view and before[1] is latest
-            known[key] = before if before and same else (view, latest, glance.glance(view, latest))
+            if before is not None and before[0] is view and before[1] is latest:
+                known[key] = before
+                continue
+            line = glance.glance(view, latest)
+            known[key] = (view, latest, before[2] if before is not None and before[2] == line else line)
         self._known = known
         return tuple(line for _view, _latest, line in known.values())
 

@@ -17,11 +17,13 @@ from vmtui.backend.core.state import State, Watching
 ANY = float("inf")
 
 NOW_AND_THEN = 90.0
-"""Seconds between two looks at what no event would tell."""
+"""Seconds between two looks at what no event need tell: somebody else's migration."""
+SELDOM = 300.0
+"""Seconds between two looks at what an event tells: the run state."""
 FOLLOWED = 1.0
 """Seconds between two looks at a migration of somebody else's."""
 GLANCE: dict[Fact, float] = {
-    Fact.NAME: ANY, Fact.MACHINE: ANY, Fact.STATUS: NOW_AND_THEN, Fact.MIGRATION: NOW_AND_THEN, Fact.MEMORY: ANY,
+    Fact.NAME: ANY, Fact.MACHINE: ANY, Fact.STATUS: SELDOM, Fact.MIGRATION: NOW_AND_THEN, Fact.MEMORY: ANY,
     Fact.DEVICES: ANY, Fact.CONFIG_WINDOW: ANY, Fact.CARDS: ANY,
 }  # fmt: skip
 SETTINGS = dict.fromkeys((Fact.UUID, Fact.FEATURES, Fact.PARAMETERS, Fact.CAPABILITIES), ANY)
