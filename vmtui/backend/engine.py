@@ -76,6 +76,8 @@ LOG_LENGTH = 1000
 RECONNECT_EVERY = 0.1
 RECONNECT_SELDOM = 15.0
 """Seconds between two attempts, at the most, while nothing is done to the VM: somebody else may hold its monitor."""
+CONNECTING = 32
+"""Monitors that are connected to at the same time: a thousand at once would all be slow to greet, and look held."""
 LARGE_MESSAGE = 4096
 """Bytes of JSON above which a record shows only how long a message was."""
 
@@ -87,6 +89,8 @@ class Engine:
         self._publish = publish
         self._sessions: dict[str, Session] = {}
         self._views: dict[str, VmView] = {}
+        self._to_publish = False
+        self._gate = asyncio.Semaphore(CONNECTING)
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> "Engine":
@@ -97,6 +101,7 @@ class Engine:
         for session in self._sessions.values():
             session.end()
         await self._tasks.__aexit__(*error)
+        self._publish_now()
 
     def watch(self, address: Address, process: Peer | None = None, how: Watching = Watching.NO, name: str = "") -> str:
         """Connect to a monitor and keep its facts; returns the VM's key.
@@ -105,7 +110,7 @@ class Engine:
         """
         key = str(address)
         if key not in self._sessions:
-            self._sessions[key] = Session(address, lambda view: self._changed(key, view), process, how, name)
+            self._sessions[key] = Session(address, lambda view: self._changed(key, view), process, how, name, self._gate)
             self._sessions[key].start(self._tasks)
         return key
 
@@ -153,6 +158,17 @@ class Engine:
     def _changed(self, key: str, view: VmView) -> None:
         if key in self._sessions:
             self._views[key] = view
+            self._publish_soon()
+
+    def _publish_soon(self) -> None:
+        """However many VMs change in one turn of the loop, one value goes out."""
+        if not self._to_publish:
+            self._to_publish = True
+            asyncio.get_running_loop().call_soon(self._publish_now)
+
+    def _publish_now(self) -> None:
+        if self._to_publish:
+            self._to_publish = False
             self._publish(Fleet(dict(self._views)))
 
 
@@ -166,8 +182,11 @@ class Session:
         process: Peer | None = None,
         how: Watching = Watching.NO,
         name: str = "",
+        gate: asyncio.Semaphore | None = None,
     ) -> None:
+        """`gate` lets so many sessions connect at a time; one with something to do does not wait at it."""
         self.address = address
+        self._gate = gate or asyncio.Semaphore()
         self._known_process = process
         self._name = name
         self.state = State(Vm(str(address)), watching=how)
@@ -322,7 +341,11 @@ class Session:
         """One connection from greeting to end; why it ended, in words."""
         monitor = Monitor(self.address, self._on_message)
         try:
-            await monitor.connect()
+            if self.state.busy or not self._inbox.empty():
+                await monitor.connect()
+            else:
+                async with self._gate:
+                    await monitor.connect()
         except Unreachable as error:
             return str(error)
         self._monitor = monitor

@@ -115,7 +115,9 @@ class Service:
                 reading.set = True  # nobody waits for a file that is still read through
 
     def _vms_changed(self, fleet: Fleet) -> None:
-        if _files_of(fleet) != _files_of(self._fleet):
+        before = self._fleet.vms
+        changed = ((before.get(key), view) for key, view in fleet.vms.items() if before.get(key) is not view)
+        if any(_file_of(was) != _file_of(view) for was, view in changed):
             self._shelf_asked.set()
         self._tell(replace(self._fleet, vms={**self._without_monitor, **fleet.vms}))
 
@@ -177,6 +179,8 @@ class Service:
 
     def _watch(self, engine: Engine, vm: FoundVm) -> str:
         assert vm.address is not None
+        if str(vm.address) in engine.views:
+            return str(vm.address)
         process = discovery.process(vm.pid) if vm.pid else None
         return engine.watch(vm.address, process, Watching.GLANCE, vm.name)
 
@@ -226,14 +230,12 @@ class Service:
         self._tell(replace(self._fleet, shelf=now))
 
 
-def _files_of(fleet: Fleet) -> set[tuple[str, float, bool, bool, bool]]:
-    """What the saves have to do with the snapshot directory: when this changes, it is another."""
-    works = ((key, view.state.work) for key, view in fleet.vms.items())
-    return {
-        (key, work.started, work.has_partial, work.published, work.outcome is None)
-        for key, work in works
-        if work is not None and work.reserved
-    }
+def _file_of(view: VmView | None) -> tuple[float, bool, bool, bool] | None:
+    """What a save has to do with the snapshot directory: when this changes, it is another."""
+    work = view.state.work if view is not None else None
+    if work is None or not work.reserved:
+        return None
+    return work.started, work.has_partial, work.published, work.outcome is None
 
 
 def _of_what_is_there(readings: dict[str, Reading], found: Shelf) -> dict[str, Reading]:
