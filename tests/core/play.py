@@ -52,6 +52,11 @@ class Play(World):
             self.turn()
         return report(self.state)
 
+    def rest(self) -> None:
+        """Play on until nothing is asked any more: all that a VM without a workflow does by itself."""
+        while self.state.outstanding is not None:
+            self.turn()
+
     def phases(self) -> list[Phase]:
         return [phase for phase, _at in self.work.timeline]
 

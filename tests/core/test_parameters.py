@@ -50,8 +50,14 @@ def watched(profile: Profile = STOCK_10_0) -> Play:
     """A VM that somebody looks at, and that nothing is done to."""
     play = Play(profile)
     play.connect()
-    play.step(Watch(play.now, True))
+    asked(play, Watch(play.now, True))
     return play
+
+
+def asked(play: Play, wish: Watch | Tune) -> None:
+    """Hand it to the workflow, and let QEMU answer all that it asks for."""
+    play.step(wish)
+    play.rest()
 
 
 def entry(state: State, name: str) -> parameters.Entry:
@@ -220,16 +226,16 @@ def test_what_somebody_changed_here_is_marked_until_it_is_as_before() -> None:
         (2 << 20, "by you; it was 128.0 MiB/s"),
         (128 << 20, ""),
     ):
-        play.step(Tune(play.now, {"max-bandwidth": value}))
+        asked(play, Tune(play.now, {"max-bandwidth": value}))
         assert entry(play.state, "max-bandwidth").changed == changed
         assert tuned_line(play.state) == f"set: max-bandwidth {shown('max-bandwidth', value)}"
-    play.step(Tune(play.now, {}, {"multifd": True}))
+    asked(play, Tune(play.now, {}, {"multifd": True}))
     assert entry(play.state, "multifd").changed == "by you; it was off"
 
 
 def test_qemus_own_words_are_kept_where_it_refuses() -> None:
     play = watched()
-    play.step(Tune(play.now, {"multifd-channels": 0}))
+    asked(play, Tune(play.now, {"multifd-channels": 0}))
     assert (
         tuned_line(play.state) == "multifd-channels not set: Parameter 'multifd_channels' expects a value between 1 and 255"
     )
@@ -243,7 +249,7 @@ def test_a_save_says_what_it_set_itself_and_for_how_long() -> None:
         if play.work.phase not in seen and play.state.vm.parameters:
             seen[play.work.phase] = {each.name: each for each in entries(play.state)}
         if play.work.phase is Phase.SAVE and not play.work.bandwidth:
-            play.step(Tune(play.now, {"max-bandwidth": 100 << 20}))
+            asked(play, Tune(play.now, {"max-bandwidth": 100 << 20}))
 
     play = Play(watch=look)
     play.run()
@@ -261,7 +267,7 @@ def test_a_rate_that_somebody_gave_a_save_is_said_to_be_for_this_save() -> None:
 
     def look(play: Play) -> None:
         if play.work.phase is Phase.SAVE and not play.work.bandwidth:
-            play.step(Tune(play.now, {"max-bandwidth": 100 << 20}))
+            asked(play, Tune(play.now, {"max-bandwidth": 100 << 20}))
             told.append(tuned_line(play.state))
         elif play.work.phase is Phase.SAVE and play.state.vm.parameters["max-bandwidth"] == 100 << 20:
             told.append(entry(play.state, "max-bandwidth").changed)
