@@ -3,15 +3,23 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from textual.pilot import Pilot
+from textual.app import App
+from textual.events import Key
+from textual.keys import _character_to_key
+from textual.screen import Screen
 
 from tests.core.play import Play
-from vmtui.app import VmtuiApp
+from vmtui.app import UPDATES, VmtuiApp
 from vmtui.backend.core.fleet import Fleet, Host, Request, VmView
 from vmtui.backend.core.model import Phase
 from vmtui.backend.core.state import State
 from vmtui.settings import Settings
+from vmtui.throttle import Throttle
+
+A = TypeVar("A", bound=App[Any])
+T = TypeVar("T")
 
 HOST = Host("hyper1", surveyed=True, offset=1_795_572_000.0)
 NOW = 100.0
@@ -61,24 +69,76 @@ def text_of(app: VmtuiApp) -> str:
 
 QUIET = 20
 """Turns of the event loop without anything to do, after which nothing more will happen by itself."""
+PICTURE = 0.001
+"""Seconds between looks at whether Textual's timer has drawn what is due: the least that lets other programs run."""
 
 
-async def settle(app: VmtuiApp) -> None:
+async def settle(app: App[Any]) -> None:
     """Until every message was handled and everything is laid out: by looking at the queues, not by waiting."""
     quiet = 0
     while quiet < QUIET:
-        await asyncio.sleep(0)
-        quiet = 0 if _at_work(app) else quiet + 1
+        due = _picture_due(app)
+        await asyncio.sleep(PICTURE if due else 0)
+        quiet = 0 if due or _at_work(app) else quiet + 1
 
 
-def _at_work(app: VmtuiApp) -> bool:
-    screen = app.screen
-    nodes = [app, *app.screen_stack, *screen.walk_children()]
-    waiting = [not node._message_queue.empty() or bool(node._next_callbacks) for node in nodes]
-    return any((*waiting, screen._layout_required, len(screen._dirty_widgets) > 0))
+def _at_work(app: App[Any]) -> bool:
+    nodes = (app, *app.screen_stack, *app.screen.walk_children())
+    return any(node.message_queue_size + len(node._next_callbacks) for node in nodes)
 
 
-Use = Callable[[VmtuiApp, "Pilot[int]"], Awaitable[None]]
+def _picture_due(app: App[Any]) -> bool:
+    screen: Any = app.screen
+    return bool(screen._layout_required or screen._dirty_widgets or screen._callbacks)
+
+
+NAMED = {"slash": "/", "space": " ", "question_mark": "?"}
+"""Keys that have a name and also write something."""
+
+
+class Hands:
+    """What somebody in front of the screen does. Everything that a key causes has happened when `press` returns."""
+
+    def __init__(self, app: App[Any]) -> None:
+        self.app = app
+
+    async def press(self, *keys: str) -> None:
+        for key in keys:
+            name = key if len(key) > 1 or key.isalnum() else _character_to_key(key)
+            self.app.post_message(Key(name, key if len(key) == 1 else NAMED.get(key)))
+            await settle(self.app)
+
+    async def settle(self) -> None:
+        await settle(self.app)
+
+
+class Unhurried(Throttle):
+    """Draws every value at once: a test needs not wait for a picture."""
+
+    def delay(self, now: float) -> float:
+        return 0.0
+
+
+def make_app(source: Frozen, **how: Any) -> VmtuiApp:
+    app = VmtuiApp(source, **how)
+    app._throttle = Unhurried(UPDATES)
+    return app
+
+
+def run_app(app: A, use: Callable[[A, Hands], Awaitable[T]], *screens: Screen[Any], size: tuple[int, int] = (80, 24)) -> T:
+    """What comes of using the app, with these screens pushed one upon the other."""
+
+    async def run() -> T:
+        async with app.run_test(size=size):
+            for screen in screens:
+                await app.push_screen(screen)
+            await settle(app)
+            return await use(app, Hands(app))
+
+    return asyncio.run(run())
+
+
+Use = Callable[[VmtuiApp, Hands], Awaitable[None]]
 
 
 def shown(
@@ -87,13 +147,10 @@ def shown(
 ) -> str:  # fmt: skip
     """Run the app on `source`, `use` it, and return what is on the screen then."""
 
-    async def run() -> str:
-        app = VmtuiApp(source, read_only=read_only, settings=settings, clock=lambda: NOW)
-        async with app.run_test(size=size) as pilot:
+    async def read(app: VmtuiApp, hands: Hands) -> str:
+        if use is not None:
+            await use(app, hands)
             await settle(app)
-            if use is not None:
-                await use(app, pilot)
-                await settle(app)
-            return text_of(app)
+        return text_of(app)
 
-    return asyncio.run(run())
+    return run_app(make_app(source, read_only=read_only, settings=settings, clock=lambda: NOW), read, size=size)

@@ -1,25 +1,23 @@
 """Questions: the safe answer is the first, has the focus, and is what escape says."""
 
-import asyncio
 from typing import Any
 
 import pytest
 from textual.app import App
 
+from tests.ui.frozen import Hands, run_app, settle
 from vmtui.screens.dialogs import Confirm, Question, Quit, QuitDialog
 
 
 def answered(question: Question[Any], *keys: str) -> Any:
     answers: list[Any] = []
 
-    async def play() -> None:
-        app: App[None] = App()
-        async with app.run_test(size=(60, 20)) as pilot:
-            await app.push_screen(question, answers.append)
-            await pilot.press(*keys)
-            await pilot.pause()
+    async def use(app: App[None], hands: Hands) -> None:
+        await app.push_screen(question, answers.append)
+        await settle(app)
+        await hands.press(*keys)
 
-    asyncio.run(play())
+    run_app(App[None](), use, size=(60, 20))
     return answers[0] if answers else None
 
 

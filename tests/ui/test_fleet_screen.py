@@ -2,10 +2,9 @@
 
 import pytest
 from msgspec.structs import replace
-from textual.pilot import Pilot
 
 from tests.core.play import Play
-from tests.ui.frozen import HOST, Frozen, fleet_of, shown, state_in
+from tests.ui.frozen import HOST, Frozen, Hands, fleet_of, shown, state_in
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.fleet import CancelWish, SurveyWish
 from vmtui.backend.core.model import Link, Phase, Vm
@@ -77,20 +76,20 @@ def test_a_host_without_vms_says_what_to_do() -> None:
 def test_the_filter_narrows_the_list_and_escape_shows_all_again() -> None:
     source = Frozen(fleet_of(named(ended(), "web1"), named(ended(), "db1")))
 
-    async def narrow(_app: VmtuiApp, pilot: Pilot[int]) -> None:
-        await pilot.press("slash", "w", "e", "b")
+    async def narrow(_app: VmtuiApp, hands: Hands) -> None:
+        await hands.press("slash", "w", "e", "b")
 
-    async def widen(app: VmtuiApp, pilot: Pilot[int]) -> None:
-        await narrow(app, pilot)
-        await pilot.press("escape")
+    async def widen(app: VmtuiApp, hands: Hands) -> None:
+        await narrow(app, hands)
+        await hands.press("escape")
 
     assert "db1" not in shown(source, narrow)
     assert "db1" in shown(source, widen)
 
 
 def test_a_filter_that_nothing_matches_says_so() -> None:
-    async def narrow(_app: VmtuiApp, pilot: Pilot[int]) -> None:
-        await pilot.press("slash", "x", "y")
+    async def narrow(_app: VmtuiApp, hands: Hands) -> None:
+        await hands.press("slash", "x", "y")
 
     assert "No VM matches" in shown(Frozen(fleet_of(named(ended(), "web1"))), narrow)
 
@@ -98,8 +97,8 @@ def test_a_filter_that_nothing_matches_says_so() -> None:
 def test_what_needs_attention_comes_first_when_asked_for() -> None:
     source = Frozen(fleet_of(named(ended(), "a1"), named(ended(killed="active"), "z9")))
 
-    async def sort(_app: VmtuiApp, pilot: Pilot[int]) -> None:
-        await pilot.press("o")
+    async def sort(_app: VmtuiApp, hands: Hands) -> None:
+        await hands.press("o")
 
     def order(picture: str) -> list[str]:
         names = [line.split()[0] for line in picture.splitlines() if line.split()[:1] in (["a1"], ["z9"])]
@@ -110,8 +109,8 @@ def test_what_needs_attention_comes_first_when_asked_for() -> None:
 
 
 def test_cancel_is_possible_only_where_something_is_under_way() -> None:
-    async def press(_app: VmtuiApp, pilot: Pilot[int]) -> None:
-        await pilot.press("c")
+    async def press(_app: VmtuiApp, hands: Hands) -> None:
+        await hands.press("c")
 
     idle = Frozen(fleet_of(named(ended(), "web1")))
     shown(idle, press)
@@ -122,8 +121,8 @@ def test_cancel_is_possible_only_where_something_is_under_way() -> None:
 
 
 def test_read_only_changes_nothing_and_still_looks() -> None:
-    async def press(_app: VmtuiApp, pilot: Pilot[int]) -> None:
-        await pilot.press("c", "r")
+    async def press(_app: VmtuiApp, hands: Hands) -> None:
+        await hands.press("c", "r")
 
     source = Frozen(fleet_of(named(state_in(Play(), Phase.UNPLUG), "web1")))
     picture = shown(source, press, read_only=True)
@@ -141,15 +140,15 @@ def test_a_name_from_outside_is_neither_markup_nor_escape_codes() -> None:
 def test_values_that_change_are_seen_without_a_key() -> None:
     source = Frozen(fleet_of(named(ended(), "web1")))
 
-    async def change(_app: VmtuiApp, _pilot: Pilot[int]) -> None:
+    async def change(_app: VmtuiApp, _hands: Hands) -> None:
         source.change(fleet_of(named(ended(), "web1", runstate="paused")))
 
     assert "paused" in shown(source, change)
 
 
 def test_a_key_can_be_set_in_the_settings() -> None:
-    async def press(_app: VmtuiApp, pilot: Pilot[int]) -> None:
-        await pilot.press("f5")
+    async def press(_app: VmtuiApp, hands: Hands) -> None:
+        await hands.press("f5")
 
     source = Frozen(fleet_of(named(ended(), "web1")))
     shown(source, press, settings=Settings(keys={"fleet.survey": "f5"}))
@@ -157,8 +156,8 @@ def test_a_key_can_be_set_in_the_settings() -> None:
 
 
 def test_help_tells_every_key_and_dims_what_is_not_possible() -> None:
-    async def ask(_app: VmtuiApp, pilot: Pilot[int]) -> None:
-        await pilot.press("question_mark")
+    async def ask(_app: VmtuiApp, hands: Hands) -> None:
+        await hands.press("question_mark")
 
     picture = shown(Frozen(fleet_of(named(ended(), "web1"))), ask, size=(100, 40))
     assert "Look again" in picture

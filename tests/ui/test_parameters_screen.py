@@ -1,17 +1,15 @@
 """The screen of migration settings: what is read on it, what is typed, and what is asked of the engine."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 from msgspec.structs import replace
-from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
 from tests.core.play import Play
-from tests.ui.frozen import Frozen
+from tests.ui.frozen import Frozen, Hands, make_app, run_app
 from vmtui.app import VmtuiApp
-from vmtui.backend.core.events import Tune, Watch
+from vmtui.backend.core.events import AnyEvent, Tune, Watch
 from vmtui.backend.core.fleet import Fleet, TuneWish, VmView, WatchWish
 from vmtui.backend.core.model import Link, Phase
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_10_0, Profile
@@ -25,9 +23,10 @@ SIZES = [(60, 20), (80, 24), (160, 50)]
 def watched(profile: Profile = STOCK_10_0, *events: Tune) -> State:
     play = Play(profile)
     play.connect()
-    play.step(Watch(play.now, True))
-    for event in events:
-        play.step(event)
+    wishes: list[AnyEvent] = [Watch(play.now, True), *events]
+    for wish in wishes:
+        play.step(wish)
+        play.rest()
     return play.state
 
 
@@ -46,10 +45,10 @@ def in_phase(phase: Phase) -> State:
 class Looked:
     """What somebody in front of the screen sees and does."""
 
-    def __init__(self, pilot: Pilot[int], source: Frozen) -> None:
-        self.pilot = pilot
+    def __init__(self, hands: Hands, source: Frozen) -> None:
+        self.hands = hands
         self.source = source
-        self.screen = pilot.app.screen
+        self.screen = hands.app.screen
 
     def text(self, where: str) -> str:
         return str(self.screen.query_one(f"#{where}", Static).content)
@@ -64,35 +63,31 @@ class Looked:
         return [each for each in self.source.asked if isinstance(each, TuneWish)]
 
     async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-        await self.pilot.pause()
+        await self.hands.press(*keys)
 
     async def go_to(self, name: str) -> None:
         table = self.screen.query_one("#list", OptionList)
         table.highlighted = table.get_option_index(name)
-        await self.pilot.pause()
+        await self.hands.settle()
 
     async def type(self, text: str) -> None:
         self.screen.query_one("#value", Input).value = text
-        await self.pilot.pause()
+        await self.hands.settle()
 
     async def become(self, state: State) -> None:
-        self.source.publish(Fleet({KEY: VmView(state)}))
-        await self.pilot.pause(0.3)
+        self.source.change(Fleet({KEY: VmView(state)}))
+        await self.hands.settle()
 
 
 def look(
     state: State, do: Callable[[Looked], Awaitable[None]], *, size: tuple[int, int] = (80, 24), read_only: bool = False
 ) -> None:
-    async def run() -> None:
-        source = Frozen(Fleet({KEY: VmView(state)}))
-        app = VmtuiApp(source, clock=lambda: state.now, read_only=read_only)
-        async with app.run_test(size=size) as pilot:
-            await app.push_screen(ParametersScreen(KEY))
-            await pilot.pause()
-            await do(Looked(pilot, source))
+    source = Frozen(Fleet({KEY: VmView(state)}))
 
-    asyncio.run(run())
+    async def use(_app: VmtuiApp, hands: Hands) -> None:
+        await do(Looked(hands, source))
+
+    run_app(make_app(source, clock=lambda: state.now, read_only=read_only), use, ParametersScreen(KEY), size=size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -140,9 +135,9 @@ def test_escape_leaves_the_value_as_it_was_and_then_the_screen() -> None:
     async def do(seen: Looked) -> None:
         await seen.go_to("downtime-limit")
         await seen.press("enter", "7", "escape")
-        assert seen.pilot.app.screen is seen.screen
+        assert seen.hands.app.screen is seen.screen
         await seen.press("escape")
-        assert seen.pilot.app.screen is not seen.screen
+        assert seen.hands.app.screen is not seen.screen
         assert seen.wishes == []
 
     look(watched(), do)

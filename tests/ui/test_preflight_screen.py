@@ -1,19 +1,16 @@
 """Before a save: what was found is shown, what is chosen is looked at again, and nothing starts by a stray key."""
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
-from textual.pilot import Pilot
 from textual.widgets import Input, Select
 
 from tests.core.play import Play
-from tests.ui.frozen import Frozen, fleet_of, shown, state_in
+from tests.ui.frozen import Frozen, Hands, fleet_of, shown, state_in
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.fleet import Begin, Fleet, Request, Shelf, VmView
 from vmtui.backend.core.model import Card, Goal, OnStuck, Options, Phase, Place, Strategy, Then
-from vmtui.backend.core.plan import plan
 from vmtui.backend.core.preflight import findings
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_10_0, Profile
 from vmtui.backend.core.state import State
@@ -54,33 +51,20 @@ class Answering(Frozen):
         return [each.options for each in self.asked if isinstance(each, Begin) and each.options.goal is Goal.CHECK]
 
 
-async def opened(app: VmtuiApp, pilot: "Pilot[int]") -> PreflightScreen:
+async def opened(app: VmtuiApp, hands: Hands) -> PreflightScreen:
     app.post_message(Open(Screens.PREFLIGHT, KEY))
-    await pilot.pause()
+    await hands.settle()
     assert isinstance(app.screen, PreflightScreen)
-    await settled(app, pilot)
     return app.screen
-
-
-async def settled(app: VmtuiApp, pilot: "Pilot[int]") -> None:
-    """Until the screen shows what is true of the form and the VM as they are now."""
-    async with asyncio.timeout(20):
-        while isinstance(screen := app.screen, PreflightScreen):
-            await pilot.pause()
-            now = plan(app.shown.vm(KEY), screen.options, screen.problem, read_only=app.read_only)
-            if screen.plan == now and now.why_not != "looking at the VM":
-                return
-            await asyncio.sleep(0.01)
 
 
 def seen(source: Frozen, *keys: str, size: tuple[int, int] = (80, 24), read_only: bool = False) -> str:
     """What is on the screen once these keys were pressed on it."""
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
-        await opened(app, pilot)
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        await opened(app, hands)
         for key in keys:
-            await pilot.press(key)
-            await settled(app, pilot)
+            await hands.press(key)
 
     return " ".join(shown(source, use, size, read_only=read_only).split())
 
@@ -88,8 +72,8 @@ def seen(source: Frozen, *keys: str, size: tuple[int, int] = (80, 24), read_only
 def focused(source: Frozen, *, read_only: bool = False) -> str:
     names: list[str] = []
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
-        await opened(app, pilot)
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        await opened(app, hands)
         names.append(str(app.focused.id) if app.focused else "")
 
     shown(source, use, read_only=read_only)
@@ -170,10 +154,9 @@ def test_enter_starts_what_was_looked_at() -> None:
     source = Answering()
     source.asked.clear()
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
-        await opened(app, pilot)
-        await pilot.press("enter")
-        await pilot.pause()
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        await opened(app, hands)
+        await hands.press("enter")
         assert not isinstance(app.screen, PreflightScreen)
 
     shown(source, use)
@@ -211,11 +194,10 @@ def test_nothing_is_started_where_nothing_may_be_changed_but_it_can_be_looked_at
 def chosen(source: Answering, which: str, value: str) -> str:
     """Choose by the form's own widget, and read the screen."""
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
-        screen = await opened(app, pilot)
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        screen = await opened(app, hands)
         screen.query_one(f"#{which}", Select).value = value
-        await pilot.pause()
-        await settled(app, pilot)
+        await hands.settle()
 
     return " ".join(shown(source, use).split())
 
@@ -223,14 +205,13 @@ def chosen(source: Answering, which: str, value: str) -> str:
 def typed(source: Answering, which: str, value: str) -> str:
     """Type it, press Enter, and whatever the screen says then: press what starts."""
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
-        screen = await opened(app, pilot)
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        screen = await opened(app, hands)
         box = screen.query_one(f"#{which}", Input)
         box.focus()
         box.value = value
-        await pilot.press("enter")
-        await settled(app, pilot)
-        await pilot.press("ctrl+s")
+        await hands.press("enter")
+        await hands.press("ctrl+s")
 
     return " ".join(shown(source, use).split())
 
@@ -286,13 +267,12 @@ def test_what_makes_no_sense_is_said_and_cannot_be_started(which: str, value: st
 def test_patience_is_part_of_what_is_begun_and_needs_no_other_look() -> None:
     source = Answering()
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
-        screen = await opened(app, pilot)
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        screen = await opened(app, hands)
         screen.query_one("#timeout", Input).value = "7.5"
         screen.query_one("#stuck", Select).value = str(OnStuck.WAIT)
-        await pilot.pause()
-        await settled(app, pilot)
-        await pilot.press("ctrl+s")
+        await hands.settle()
+        await hands.press("ctrl+s")
 
     shown(source, use)
     (save,) = source.saves
@@ -303,10 +283,10 @@ def test_patience_is_part_of_what_is_begun_and_needs_no_other_look() -> None:
 def test_a_letter_that_is_typed_into_the_file_is_no_key() -> None:
     source = Answering()
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
-        await opened(app, pilot)
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        await opened(app, hands)
         app.screen.query_one("#path", Input).focus()
-        await pilot.press("end", "r", "w", "q")
+        await hands.press("end", "r", "w", "q")
         assert app.screen.query_one("#path", Input).value.endswith(".vmstaterwq")
 
     assert "press Enter to take this file" in " ".join(shown(source, use).split())

@@ -2,11 +2,10 @@
 
 import pytest
 from msgspec.structs import replace
-from textual.pilot import Pilot
 
 from tests.core.play import Play
 from tests.kept import MADE_AT, make_manifest, make_snapshot
-from tests.ui.frozen import Frozen, fleet_of, shown, state_in
+from tests.ui.frozen import Frozen, Hands, fleet_of, shown, state_in
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.catalogue import when
 from vmtui.backend.core.fleet import DeleteWish, Reading, ReadWish, Shelf, Snapshot, Standing, SurveyWish
@@ -34,12 +33,11 @@ def source(*snapshots: Snapshot, **shelf: object) -> Frozen:
 def seen(frozen: Frozen, *keys: str, size: tuple[int, int] = (80, 24), read_only: bool = False) -> str:
     """What is on the screen once these keys were pressed on it."""
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
+    async def use(app: VmtuiApp, hands: Hands) -> None:
         app.post_message(Open(Place.SNAPSHOTS))
-        await pilot.pause()
+        await hands.settle()
         for key in keys:
-            await pilot.press(key)
-            await pilot.pause()
+            await hands.press(key)
 
     return shown(frozen, use, size, read_only=read_only)
 
@@ -158,11 +156,10 @@ def test_what_was_read_and_is_broken_is_not_called_whole() -> None:
 def copied(frozen: Frozen, key: str) -> str:
     text: list[str] = []
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
+    async def use(app: VmtuiApp, hands: Hands) -> None:
         app.post_message(Open(Place.SNAPSHOTS))
-        await pilot.pause()
-        await pilot.press(key)
-        await pilot.pause()
+        await hands.settle()
+        await hands.press(key)
         text.append(app.clipboard)
 
     shown(frozen, use)
@@ -191,14 +188,13 @@ def test_deleting_asks_and_keeping_is_the_default() -> None:
 def test_deleting_deletes_what_was_asked_about() -> None:
     frozen = source(WEB1, WEB2)
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
+    async def use(app: VmtuiApp, hands: Hands) -> None:
         app.post_message(Open(Place.SNAPSHOTS))
-        await pilot.pause()
-        await pilot.press("d")
+        await hands.settle()
+        await hands.press("d")
         assert isinstance(app.screen, Confirm)
         frozen.change(replace(frozen.fleet, shelf=Shelf("/snap", 2.0, (WEB2,))))
-        await pilot.press("tab", "enter")
-        await pilot.pause()
+        await hands.press("tab", "enter")
 
     shown(frozen, use)
     assert frozen.asked == [DeleteWish(WEB1.path)]
@@ -230,11 +226,11 @@ def test_sorting_keeps_the_cursor_on_its_state() -> None:
 def test_a_new_state_does_not_move_the_cursor_from_the_one_that_is_read_about() -> None:
     frozen = source(WEB2)
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
+    async def use(app: VmtuiApp, hands: Hands) -> None:
         app.post_message(Open(Place.SNAPSHOTS))
-        await pilot.pause()
+        await hands.settle()
         frozen.change(replace(frozen.fleet, shelf=Shelf("/snap", 2.0, (WEB1, WEB2))))
-        await pilot.pause(0.4)
+        await hands.settle()
         assert isinstance(app.screen, SnapshotsScreen)
         assert app.screen.selected == WEB2
 
@@ -260,13 +256,13 @@ def test_nothing_is_drawn_again_when_nothing_changed() -> None:
     frozen = source(WEB1, WEB2)
     drawn: list[int] = []
 
-    async def use(app: VmtuiApp, pilot: "Pilot[int]") -> None:
+    async def use(app: VmtuiApp, hands: Hands) -> None:
         app.post_message(Open(Place.SNAPSHOTS))
-        await pilot.pause(0.5)
+        await hands.settle()
         table = app.screen.query_one(StateTable)
         drawn.append(table._update_count)
         frozen.change(replace(frozen.fleet, shelf=replace(frozen.fleet.shelf, looked_at=99.0)))
-        await pilot.pause(0.5)
+        await hands.settle()
         drawn.append(table._update_count)
 
     shown(frozen, use)

@@ -3,9 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from textual.pilot import Pilot
-
-from tests.ui.frozen import settle, text_of
+from tests.ui.frozen import Hands, settle, text_of
 from tests.ui.showing import Showing, run
 from tests.ui.vm_states import KEY, NEVER, Story, fleet, phase, waited
 from vmtui.backend.core.fleet import CancelWish, LetRunWish, Request, VmView, WaitWish, WatchWish
@@ -21,21 +19,21 @@ def stuck() -> VmView:
     return Story(scenario=NEVER).until(waited(12)).view
 
 
-def with_screen(view: VmView, use: Callable[[Showing, Pilot[int]], Awaitable[Any]], *, quiet: bool = True) -> Any:
+def with_screen(view: VmView, use: Callable[[Showing, Hands], Awaitable[Any]], *, quiet: bool = True) -> Any:
     ui = Showing(fleet(view), now=view.state.now)
     made = VmScreen(KEY, clock=lambda: 100.0)
     if not quiet:
         made._typed = 100.0
-    return run(ui, (80, 24), lambda pilot: use(ui, pilot), made)
+    return run(ui, (80, 24), lambda hands: use(ui, hands), made)
 
 
-async def is_open(ui: Showing, _pilot: Pilot[int]) -> bool:
+async def is_open(ui: Showing, _hands: Hands) -> bool:
     return isinstance(ui.app.screen, StuckScreen)
 
 
 def asked(view: VmView, key: str) -> list[Request]:
-    async def press(ui: Showing, pilot: Pilot[int]) -> list[Request]:
-        await pilot.press(key)
+    async def press(ui: Showing, hands: Hands) -> list[Request]:
+        await hands.press(key)
         await settle(ui.app)
         assert not isinstance(ui.app.screen, StuckScreen)
         return [each for each in ui.source.asked if not isinstance(each, WatchWish)]
@@ -52,19 +50,19 @@ def test_they_do_not_open_for_a_guest_that_is_waited_for_only_a_little() -> None
 
 
 def test_a_key_pressed_just_now_is_not_taken_and_a_line_says_how_to_open_them() -> None:
-    async def look(ui: Showing, pilot: Pilot[int]) -> str:
-        assert not await is_open(ui, pilot)
+    async def look(ui: Showing, hands: Hands) -> str:
+        assert not await is_open(ui, hands)
         banner = text_of(ui.app)
-        await pilot.press("g")
+        await hands.press("g")
         await settle(ui.app)
-        assert await is_open(ui, pilot)
+        assert await is_open(ui, hands)
         return banner
 
     assert "g shows what is known of the guest" in with_screen(stuck(), look, quiet=False)
 
 
 def test_each_choice_says_what_follows() -> None:
-    async def look(ui: Showing, _pilot: Pilot[int]) -> str:
+    async def look(ui: Showing, _hands: Hands) -> str:
         return text_of(ui.app)
 
     seen = with_screen(stuck(), look)
@@ -73,7 +71,7 @@ def test_each_choice_says_what_follows() -> None:
 
 
 def test_the_choice_that_changes_least_has_the_focus() -> None:
-    async def look(ui: Showing, _pilot: Pilot[int]) -> str | None:
+    async def look(ui: Showing, _hands: Hands) -> str | None:
         return ui.app.focused.id if ui.app.focused else None
 
     assert with_screen(stuck(), look) == "wait"
@@ -93,9 +91,9 @@ def test_escape_asks_for_nothing_and_they_do_not_open_again_for_the_same_reason(
 def test_they_go_away_when_the_guest_lets_go() -> None:
     story = Story(scenario=Scenario(unplug_delay=13.0)).until(waited(12))
 
-    async def let_go(ui: Showing, pilot: Pilot[int]) -> bool:
-        assert await is_open(ui, pilot)
+    async def let_go(ui: Showing, hands: Hands) -> bool:
+        assert await is_open(ui, hands)
         await ui.draw(fleet(story.until(phase(Phase.DONE)).view), story.play.now)
-        return await is_open(ui, pilot)
+        return await is_open(ui, hands)
 
     assert not with_screen(story.view, let_go)

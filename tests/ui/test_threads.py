@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from tests.ui.frozen import Frozen
+from tests.ui.frozen import Frozen, settle
 from vmtui.app import UPDATES, VmtuiApp
 from vmtui.backend.core.fleet import Fleet, VmView
 from vmtui.backend.core.model import Vm
@@ -38,15 +38,15 @@ def test_the_last_of_many_values_from_another_thread_is_drawn_and_few_of_the_oth
         source = Frozen(fleet(0))
         app = VmtuiApp(source)
         screen = Counting(last)
-        async with app.run_test() as pilot:
+        async with app.run_test():
             await app.push_screen(screen)
-            await pilot.pause()
+            await settle(app)
             told = threading.Event()
 
             def engine() -> None:
                 for count in range(1, last + 1):
                     told.wait(0.005)
-                    source.publish(fleet(count))
+                    source.change(fleet(count))
 
             thread = threading.Thread(target=engine)
             thread.start()

@@ -1,15 +1,13 @@
 """The transcript: what is read of a VM's traffic, and what is copied from it."""
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import Static
 
-from tests.ui.frozen import Frozen
+from tests.ui.frozen import Frozen, Hands, make_app, run_app
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.fleet import Fleet, Host, Record, VmView
 from vmtui.backend.core.model import Vm
@@ -56,8 +54,8 @@ class Kept(TranscriptScreen):
 
 
 class Looked:
-    def __init__(self, pilot: Pilot[int], screen: Kept, source: Frozen) -> None:
-        self.pilot = pilot
+    def __init__(self, hands: Hands, screen: Kept, source: Frozen) -> None:
+        self.hands = hands
         self.source = source
         self.screen = screen
         self.log = screen.query_one(EventLog)
@@ -72,12 +70,11 @@ class Looked:
         return str(self.screen.query_one(f"#{where}", Static).content)
 
     async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-        await self.pilot.pause()
+        await self.hands.press(*keys)
 
     async def become(self, log: tuple[Record, ...]) -> None:
-        self.source.publish(fleet(log))
-        await self.pilot.pause(0.3)
+        self.source.change(fleet(log))
+        await self.hands.settle()
 
 
 def fleet(log: tuple[Record, ...]) -> Fleet:
@@ -87,16 +84,13 @@ def fleet(log: tuple[Record, ...]) -> Fleet:
 def look(
     do: Callable[[Looked], Awaitable[None]], log: tuple[Record, ...] = SAVE, *, size: tuple[int, int] = (80, 24)
 ) -> None:
-    async def run() -> None:
-        source = Frozen(fleet(log))
-        app = VmtuiApp(source, clock=lambda: 0.0)
-        screen = Kept()
-        async with app.run_test(size=size) as pilot:
-            await app.push_screen(screen)
-            await pilot.pause()
-            await do(Looked(pilot, screen, source))
+    source = Frozen(fleet(log))
+    screen = Kept()
 
-    asyncio.run(run())
+    async def use(_app: VmtuiApp, hands: Hands) -> None:
+        await do(Looked(hands, screen, source))
+
+    run_app(make_app(source, clock=lambda: 0.0), use, screen, size=size)
 
 
 @pytest.mark.parametrize("size", [(60, 20), (80, 24), (160, 50)])
@@ -156,9 +150,9 @@ def test_a_filter_keeps_what_matches_also_of_what_comes() -> None:
         assert len(seen.rows) == 5
         await seen.press("escape")
         assert len(seen.rows) == 9
-        assert seen.pilot.app.screen is seen.screen
+        assert seen.hands.app.screen is seen.screen
         await seen.press("escape")
-        assert seen.pilot.app.screen is not seen.screen
+        assert seen.hands.app.screen is not seen.screen
 
     look(do)
 
@@ -214,7 +208,7 @@ def test_what_cannot_be_said_elsewhere_is_not_offered_and_a_phase_not_copied() -
         assert seen.screen.copied == []
         await seen.press("escape", "home", "down", "down", "y", "c")
         assert seen.screen.copied == []
-        assert seen.pilot.app.screen is seen.screen
+        assert seen.hands.app.screen is seen.screen
 
     look(do)
 

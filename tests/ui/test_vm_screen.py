@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from textual.pilot import Pilot
 from textual.widgets import Digits
 
-from tests.ui.frozen import settle, text_of
+from tests.ui.frozen import Hands, settle, text_of
 from tests.ui.showing import Showing, run
 from tests.ui.vm_states import KEY, NEVER, SLOW_DISK, Story, copied, fleet, in_phase, over, waited
 from vmtui.backend.core.fleet import Begin, CancelWish, LetRunWish, Request, VmView, WaitWish, WatchWish
@@ -34,7 +33,7 @@ def screen() -> VmScreen:
 def read(view: VmView, size: tuple[int, int] = (80, 24)) -> str:
     ui = Showing(fleet(view), now=view.state.now)
 
-    async def look(_pilot: Pilot[int]) -> str:
+    async def look(_hands: Hands) -> str:
         return text_of(ui.app)
 
     return str(run(ui, size, look, screen()))
@@ -44,8 +43,8 @@ def pressed(view: VmView, *keys: str, read_only: bool = False) -> list[Request]:
     """What is asked for, apart from looking closely at the VM."""
     ui = Showing(fleet(view), now=view.state.now, read_only=read_only)
 
-    async def press(pilot: Pilot[int]) -> Any:
-        await pilot.press(*keys)
+    async def press(hands: Hands) -> Any:
+        await hands.press(*keys)
         await settle(ui.app)
 
     run(ui, (80, 24), press, screen())
@@ -81,7 +80,7 @@ def test_the_unplug_has_a_verdict_and_says_what_happens_when_the_time_is_up(size
 def test_the_time_that_the_guest_stands_still_is_large() -> None:
     ui = Showing(fleet(Story(scenario=SLOW_DISK).until(copied(0.8)).view), now=3.0)
 
-    async def look(_pilot: Pilot[int]) -> str:
+    async def look(_hands: Hands) -> str:
         return ui.app.screen.query_one(Digits).value
 
     assert run(ui, (80, 24), look, screen()) == "3.5"
@@ -91,7 +90,7 @@ def test_the_rate_is_drawn_as_a_line_of_what_the_screen_saw() -> None:
     story = Story(scenario=SLOW_DISK).until(copied(0.4))
     ui = Showing(fleet(story.view), now=story.view.state.now)
 
-    async def look(_pilot: Pilot[int]) -> str:
+    async def look(_hands: Hands) -> str:
         for share in (0.5, 0.6, 0.7):
             view = story.until(copied(share)).view
             await ui.draw(fleet(view), view.state.now)
@@ -125,7 +124,7 @@ def test_a_vm_that_has_left_the_fleet_stays_as_it_was_last() -> None:
     view = Story().rest().view
     ui = Showing(fleet(view), now=view.state.now)
 
-    async def leave(_pilot: Pilot[int]) -> str:
+    async def leave(_hands: Hands) -> str:
         await ui.draw(replace(fleet(view), vms={}), ui.now)
         return text_of(ui.app)
 
@@ -171,8 +170,8 @@ def test_the_vm_is_looked_at_closely_while_its_screen_is_open() -> None:
     view = Story().rest().view
     ui = Showing(fleet(view), now=view.state.now)
 
-    async def leave(pilot: Pilot[int]) -> None:
-        await pilot.press("escape")
+    async def leave(hands: Hands) -> None:
+        await hands.press("escape")
         await settle(ui.app)
 
     run(ui, (80, 24), leave, screen())

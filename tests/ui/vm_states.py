@@ -55,6 +55,7 @@ class Story:
         """Watched as a list and a screen do, until nothing more is asked."""
         self.play.connect()
         self.play.step(Watch(self.play.now, True))
+        self.play.rest()
         return self
 
 
