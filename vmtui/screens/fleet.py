@@ -9,13 +9,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.events import Resize
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from vmtui.backend.core import glance
 from vmtui.backend.core.fleet import CancelWish, Fleet, Snapshot, SurveyWish, VmView
 from vmtui.backend.core.glance import Glance, Tone
 from vmtui.messages import Ask, Open, Place, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
+from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import lines, said, toned
 from vmtui.widgets.top_line import TopLine, counts
 from vmtui.widgets.vm_table import VmTable
@@ -68,7 +69,7 @@ class FleetScreen(ShowingScreen):
         with Horizontal(id="body"):
             yield VmTable()
             yield Static(id="detail", markup=False)
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one(VmTable).focus()

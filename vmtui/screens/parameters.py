@@ -7,7 +7,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.events import Resize
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from vmtui.backend.core import parameters
@@ -18,6 +18,7 @@ from vmtui.backend.core.state import State, Tuned
 from vmtui.backend.core.text import printable
 from vmtui.messages import Ask, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
+from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import COLOURS, lines, toned
 
 COLUMNS = (
@@ -90,7 +91,7 @@ class ParametersScreen(ShowingScreen):
         yield Static(id="detail", markup=False)
         yield Input(id="value", compact=True)
         yield Static(id="said", markup=False)
-        yield Footer()
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one("#list").focus()

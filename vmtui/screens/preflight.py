@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.events import Key, Resize
-from textual.widgets import Button, Footer, Input, Label, Select, Static
+from textual.widgets import Button, Input, Label, Select, Static
 
 from vmtui.backend.core import naming
 from vmtui.backend.core import plan as core
@@ -21,6 +21,7 @@ from vmtui.backend.core.plan import Plan
 from vmtui.backend.core.text import printable
 from vmtui.messages import Ask, Open, Place, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
+from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import lines, said, toned
 from vmtui.widgets.top_line import TopLine
 
@@ -102,7 +103,7 @@ class PreflightScreen(ShowingScreen):
             yield Button("Back", compact=True, id="back")
             yield Button("Start the save", compact=True, id="start", disabled=True)
             yield Static(id="why-not", markup=False)
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one("#back").focus()

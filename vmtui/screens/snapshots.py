@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.events import Resize
 from textual.screen import ModalScreen
-from textual.widgets import Button, DataTable, Footer, Input, Static
+from textual.widgets import Button, DataTable, Input, Static
 
 from vmtui.backend.core import catalogue
 from vmtui.backend.core.catalogue import Line
@@ -21,6 +21,7 @@ from vmtui.backend.core.glance import Said, Tone
 from vmtui.backend.core.words import seconds, size
 from vmtui.messages import Ask, Copy, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
+from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import cell, lines, said, toned
 from vmtui.widgets.top_line import TopLine
 
@@ -74,7 +75,7 @@ class SnapshotsScreen(ShowingScreen):
         with VerticalScroll(id="detail", can_focus=False):
             yield Static(id="full", markup=False)
         yield Static(id="said", markup=False)
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one(StateTable).focus()

@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from vmtui.backend.core import speak
@@ -19,6 +19,7 @@ from vmtui.backend.core.text import printable
 from vmtui.messages import Copy, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
 from vmtui.widgets.event_log import EventLog
+from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import COLOURS, lines, toned
 
 
@@ -70,7 +71,7 @@ class TranscriptScreen(ShowingScreen):
             yield EventLog(id="log")
             with VerticalScroll(id="message"):
                 yield Static(id="body", markup=False)
-        yield Footer()
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.log_list.focus()

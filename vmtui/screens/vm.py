@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.events import Key
-from textual.widgets import Footer, Input, TextArea
+from textual.widgets import Input, TextArea
 
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import possible, verdict, words
@@ -23,6 +23,7 @@ from vmtui.screens.stuck import StuckScreen
 from vmtui.widgets import vm_story
 from vmtui.widgets.drawn import Drawn
 from vmtui.widgets.failover_pair import FailoverPair
+from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import said
 from vmtui.widgets.migration_progress import MigrationProgress
 from vmtui.widgets.top_line import TopLine
@@ -115,7 +116,7 @@ class VmScreen(ShowingScreen):
             yield Drawn(id="told")
         yield Drawn(id="messages")
         yield Drawn(id="reasons")
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeyLine()
 
     # --- drawing --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,40 @@
+"""What can I press now? The keys of a screen, in its last line; a click on one is a press of it.
+
+One widget that is drawn anew when a key becomes possible or impossible, in place of Textual's `Footer`, which puts up a
+widget for each key, and all of them anew each time the focus moves: half of what opening a screen costs.
+"""
+
+from textual.binding import ActiveBinding, Binding
+from textual.content import Content
+from textual.screen import Screen
+from textual.style import Style
+
+from vmtui.widgets.drawn import Drawn
+
+
+class KeyLine(Drawn):
+    DEFAULT_CSS = """
+    KeyLine {
+        dock: bottom; height: 1; color: $footer-foreground; background: $footer-background;
+        text-wrap: nowrap; text-overflow: ellipsis;
+        link-style: none; link-color: $footer-foreground; link-background: $footer-background;
+    }
+    """
+    ALLOW_SELECT = False
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._changed)
+
+    def _changed(self, screen: Screen[object]) -> None:
+        first: dict[str, ActiveBinding] = {}
+        for active in screen.active_bindings.values():
+            if active.binding.show:
+                first.setdefault(active.binding.action, active)
+        self.draw(Content(" ").join([self._key(each.binding, each.enabled) for each in first.values()]))
+
+    def _key(self, binding: Binding, enabled: bool) -> Content:
+        key, does = self.app.get_key_display(binding), binding.description
+        if not enabled:
+            return Content.assemble((f"{key} {does}", "$text-disabled"))
+        text = Content.assemble((key, "$footer-key-foreground bold"), f" {does}")
+        return text.stylize(Style.from_meta({"@click": f"app.simulate_key('{binding.key}')"}))
