@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from textual.app import App
 from textual.events import Key
 from textual.keys import _character_to_key
+from textual.pilot import Pilot
 from textual.screen import Screen
 
 from tests.core.play import Play
@@ -107,6 +108,10 @@ class Hands:
             name = key if len(key) > 1 or key.isalnum() else _character_to_key(key)
             self.app.post_message(Key(name, key if len(key) == 1 else NAMED.get(key)))
             await settle(self.app)
+
+    async def click(self, x: int, y: int) -> None:
+        await Pilot(self.app).click(offset=(x, y))
+        await settle(self.app)
 
     async def settle(self) -> None:
         await settle(self.app)

@@ -34,6 +34,8 @@ _VARIANT: dict[bool, Literal["default", "error"]] = {False: "default", True: "er
 class Question(ModalScreen[T]):
     """Ends with the value of the chosen answer; with that of the first one on escape."""
 
+    TITLE = "A question"
+    HELP = "The first answer changes nothing; Escape says it too. The letter before an answer gives it."
     DEFAULT_CSS = """
     Question { align: center middle; }
     Question #dialog {
@@ -45,9 +47,9 @@ class Question(ModalScreen[T]):
     Question Button { width: auto; margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stay", "Stay", show=False),
-        Binding("down", "app.focus_next", show=False),
-        Binding("up", "app.focus_previous", show=False),
+        Binding("escape", "stay", "Stay", id="question.stay", show=False),
+        Binding("down", "app.focus_next", "Next", id="question.next", show=False),
+        Binding("up", "app.focus_previous", "Previous", id="question.previous", show=False),
     ]
 
     def __init__(self, question: str, answers: tuple[Answer[T], ...]) -> None:

@@ -29,6 +29,12 @@ ORDERS = ("name", "attention", "RAM")
 
 
 class FleetScreen(ShowingScreen):
+    TITLE = "VMs"
+    HELP = (
+        "Every VM of this host that vmtui can ask: whether it runs, what is being done to it, and where its failover "
+        "card is. Beside or below the table is what is known of the one under the cursor, and what to do about it. No save "
+        "starts from here that was not looked at first."
+    )
     DEFAULT_CSS = """
     FleetScreen #filter { display: none; height: 1; }
     FleetScreen #filter.-open { display: block; }

@@ -20,6 +20,8 @@ class Key(NamedTuple):
 
 
 class HelpScreen(ModalScreen[None]):
+    TITLE = "Keys"
+    HELP = "What can be pressed on the screen below, and the name that a key is set by."
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
     HelpScreen VerticalScroll {

@@ -39,12 +39,18 @@ CAPABILITIES = "capabilities: what a migration may do"
 class Settings(OptionList):
     """The table. What Enter does is the screen's to say."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.edit", "Change")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.edit", "Change", id="parameters.change")]
 
 
 class ParametersScreen(ShowingScreen):
     """`key` is the VM's. It posts `TuneWish` for what was typed, once that is a value that QEMU can take."""
 
+    TITLE = "Migration settings"
+    HELP = (
+        "Every migration parameter and capability that this QEMU has, by its own names. Enter changes the one under the "
+        "cursor: a value is judged while it is typed, and sent with Enter. What a save needs otherwise vmtui sets "
+        "itself, and puts it back; the bandwidth can be changed also while a save runs."
+    )
     DEFAULT_CSS = """
     ParametersScreen {
         #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
@@ -61,9 +67,9 @@ class ParametersScreen(ShowingScreen):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "switch", "On/off"),
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("escape", "back", "Back"),
+        Binding("space", "switch", "On/off", id="parameters.switch"),
+        Binding("slash", "filter", "Filter", id="parameters.filter"),
+        Binding("escape", "back", "Back", id="parameters.back"),
     ]
 
     def __init__(self, key: str) -> None:

@@ -31,7 +31,7 @@ class PreflightScreen(ShowingScreen):
 
     TITLE = "Before a save"
     HELP = (
-        "What vmtui found out about this VM, and how it would save it. Nothing has been changed yet. A choice or a file\n"
+        "What vmtui found out about this VM, and how it would save it. Nothing has been changed yet. A choice or a file "
         "(Enter) is looked at at once. What blocks must be mended first; what warns should be read."
     )
     DEFAULT_CSS = """

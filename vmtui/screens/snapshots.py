@@ -29,7 +29,7 @@ from vmtui.widgets.top_line import TopLine
 class SnapshotsScreen(ShowingScreen):
     TITLE = "Snapshots"
     HELP = (
-        "Every saved state of the snapshot directory. 'whole' is what its manifest and its size say; v reads the file\n"
+        "Every saved state of the snapshot directory. 'whole' is what its manifest and its size say; v reads the file "
         "through. Nothing is started here: R copies the command that restores it, for a shell."
     )
     DEFAULT_CSS = """
@@ -329,6 +329,8 @@ class StateTable(DataTable[Text]):
 class Confirm(ModalScreen[bool]):
     """A question whose harmless answer has the focus, and is what Escape says."""
 
+    TITLE = "A question"
+    HELP = "Nothing is deleted unless its button is pressed; Escape keeps the file."
     DEFAULT_CSS = """
     Confirm { align: center middle; }
     Confirm > Vertical {
@@ -342,7 +344,7 @@ class Confirm(ModalScreen[bool]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,n", "no", "No", id="confirm.no"),
-        Binding("left,right", "other", "Other answer", show=False),
+        Binding("left,right", "other", "Other answer", id="confirm.other", show=False),
     ]
 
     def __init__(self, question: str, yes: str, no: str) -> None:

@@ -26,6 +26,11 @@ KEYS = {"wait": "w", "cancel": "c", "resume": "r"}
 class StuckScreen(ShowingScreen, ModalScreen[None]):
     """Follows what happens, and goes away by itself when the guest lets go, or somebody gave up on it."""
 
+    TITLE = "A guest that does not let go of its card"
+    HELP = (
+        "The guest was asked to let go of its network card, and has not. Each choice says what follows from it; the "
+        "first one changes nothing but how long it is waited for. This goes away by itself when the guest lets go."
+    )
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-usual")]  # noqa: RUF012 - Textual says list
     DEFAULT_CSS = """
     StuckScreen { align: center middle; }
@@ -41,12 +46,12 @@ class StuckScreen(ShowingScreen, ModalScreen[None]):
     StuckScreen.-low #known-below { display: block; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("w", "choose('wait')", "Wait", show=False),
-        Binding("c", "choose('cancel')", "Cancel", show=False),
-        Binding("r", "choose('resume')", "Resume", show=False),
-        Binding("escape", "close", "Look on", show=False),
-        Binding("down", "app.focus_next", show=False),
-        Binding("up", "app.focus_previous", show=False),
+        Binding("w", "choose('wait')", "Wait", id="stuck.wait", show=False),
+        Binding("c", "choose('cancel')", "Cancel", id="stuck.cancel", show=False),
+        Binding("r", "choose('resume')", "Resume", id="stuck.resume", show=False),
+        Binding("escape", "close", "Look on", id="stuck.close", show=False),
+        Binding("down", "app.focus_next", "Next", id="stuck.next", show=False),
+        Binding("up", "app.focus_previous", "Previous", id="stuck.previous", show=False),
     ]
 
     def __init__(self, key: str) -> None:

@@ -26,6 +26,12 @@ from vmtui.widgets.look import COLOURS, lines, toned
 class TranscriptScreen(ShowingScreen):
     """`key` is the VM's. What is to be copied is posted as `Copy`."""
 
+    TITLE = "QMP transcript"
+    HELP = (
+        "Every message between vmtui and QEMU, both ways, and the phase each belongs to. The one under the cursor is "
+        "shown whole. The list follows what comes until the cursor goes up. Nothing that is copied from here is sent to "
+        "QEMU."
+    )
     DEFAULT_CSS = """
     TranscriptScreen {
         #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
@@ -41,14 +47,14 @@ class TranscriptScreen(ShowingScreen):
     """
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (120, "-wide")]  # type: ignore[misc]
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "ask('filter')", "Filter", key_display="/"),
-        Binding("s", "ask('search')", "Search"),
-        Binding("n", "search(False)", "Next", show=False),
-        Binding("N", "search(True)", "Previous", show=False),
-        Binding("y", "copy_json", "Copy"),
-        Binding("c", "copy_as", "Copy as"),
-        Binding("p", "pretty", "Raw"),
-        Binding("escape", "back", "Back"),
+        Binding("slash", "ask('filter')", "Filter", id="transcript.filter"),
+        Binding("s", "ask('search')", "Search", id="transcript.search"),
+        Binding("n", "search(False)", "Next", id="transcript.next", show=False),
+        Binding("N", "search(True)", "Previous", id="transcript.previous", show=False),
+        Binding("y", "copy_json", "Copy", id="transcript.copy"),
+        Binding("c", "copy_as", "Copy as", id="transcript.copy-as"),
+        Binding("p", "pretty", "Raw", id="transcript.raw"),
+        Binding("escape", "back", "Back", id="transcript.back"),
     ]
 
     def __init__(self, key: str) -> None:
@@ -205,6 +211,8 @@ class TranscriptScreen(ShowingScreen):
 class CopyMenu(ModalScreen[Saying | None]):
     """In which words? Dismissed with what is to be copied, or None."""
 
+    TITLE = "Copy as"
+    HELP = "The same message in the words of other tools. One that a tool has no words for cannot be chosen, and says why."
     DEFAULT_CSS = """
     CopyMenu {
         align: center middle;
@@ -212,8 +220,11 @@ class CopyMenu(ModalScreen[Saying | None]):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Back"),
-        *(Binding(key, f"say('{tongue}')", tongue, show=False) for key, tongue in zip("jqhv", Tongue, strict=True)),
+        Binding("escape", "dismiss(None)", "Back", id="copy-as.back"),
+        *(
+            Binding(key, f"say('{tongue}')", tongue, id=f"copy-as.{tongue.name.lower()}", show=False)
+            for key, tongue in zip("jqhv", Tongue, strict=True)
+        ),
     ]
 
     def __init__(self, sayings: tuple[Saying, ...]) -> None:

@@ -38,6 +38,12 @@ MESSAGES = 12
 
 
 class VmScreen(ShowingScreen):
+    TITLE = "VM"
+    HELP = (
+        "One VM: the phases of what is done to it, the pair of cards that its network goes over, how long its guest has "
+        "been stopped, and at the end what was proved. Cancel works in every phase until the file is in its place, and "
+        "counts only when the VM was looked at again."
+    )
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (80, "-middle"), (120, "-wide")]  # noqa: RUF012 - Textual says list
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-usual"), (32, "-tall")]  # noqa: RUF012
     DEFAULT_CSS = """

@@ -45,13 +45,13 @@ class EventLog(ScrollView, can_focus=True):
         "event-log--phase", "event-log--cursor",
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "go(-1)", "Up", show=False),
-        Binding("down", "go(1)", "Down", show=False),
-        Binding("pageup", "page(-1)", "Page up", show=False),
-        Binding("pagedown", "page(1)", "Page down", show=False),
-        Binding("home", "ends(True)", "First", show=False),
-        Binding("end", "ends(False)", "Last", show=False),
-        Binding("f", "follow", "Follow"),
+        Binding("up", "go(-1)", "Up", id="log.up", show=False),
+        Binding("down", "go(1)", "Down", id="log.down", show=False),
+        Binding("pageup", "page(-1)", "Page up", id="log.page-up", show=False),
+        Binding("pagedown", "page(1)", "Page down", id="log.page-down", show=False),
+        Binding("home", "ends(True)", "First", id="log.first", show=False),
+        Binding("end", "ends(False)", "Last", id="log.last", show=False),
+        Binding("f", "follow", "Follow", id="log.follow"),
     ]
 
     class Chosen(Message):
