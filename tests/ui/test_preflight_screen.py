@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from textual.widgets import Input, Select
 
 from tests.core.play import Play
-from tests.ui.frozen import Frozen, Hands, fleet_of, shown, state_in
+from tests.ui.frozen import SIZES, Frozen, Hands, fleet_of, shown, state_in
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.fleet import Begin, Fleet, Request, Shelf, VmView
 from vmtui.backend.core.model import Card, Goal, OnStuck, Options, Phase, Place, Strategy, Then
@@ -98,7 +98,7 @@ def _findings(state: State, **changes: object) -> State:
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(60, 20), (80, 24), (160, 50)])
+@pytest.mark.parametrize("size", SIZES)
 def test_verdict_strategy_file_size_and_time_are_on_every_screen(size: tuple[int, int]) -> None:
     picture = seen(Answering(), size=size)
     for words in ("it can be saved", "pause-after-unplug: this QEMU has no pause-vm", "/snap/vm-20", "up to 4.0 GiB",
@@ -106,6 +106,7 @@ def test_verdict_strategy_file_size_and_time_are_on_every_screen(size: tuple[int
         assert words in picture
 
 
+@pytest.mark.slice
 def test_a_qemu_with_pause_vm_says_so() -> None:
     assert "pause-vm: this QEMU has pause-vm" in seen(Answering(PAUSE_VM_10_0))
 
@@ -134,6 +135,7 @@ def test_a_vm_that_is_being_saved_says_so_and_is_not_looked_at() -> None:
     assert source.asked == []
 
 
+@pytest.mark.slice
 def test_a_vm_that_is_gone_says_so() -> None:
     source = Answering()
     source.fleet = replace(source.fleet, vms={})
@@ -209,13 +211,16 @@ def typed(source: Answering, which: str, value: str) -> str:
         screen = await opened(app, hands)
         box = screen.query_one(f"#{which}", Input)
         box.focus()
+        await hands.settle()
         box.value = value
+        await hands.settle()
         await hands.press("enter")
         await hands.press("ctrl+s")
 
     return " ".join(shown(source, use).split())
 
 
+@pytest.mark.slice
 def test_each_strategy_that_is_chosen_is_looked_at_again() -> None:
     source = Answering()
     picture = chosen(source, "strategy", Strategy.STOP_FIRST)
@@ -224,15 +229,18 @@ def test_each_strategy_that_is_chosen_is_looked_at_again() -> None:
     assert "it cannot be saved like this" in picture
 
 
+@pytest.mark.slice
 def test_a_background_snapshot_stops_the_guest_for_an_instant() -> None:
     assert "stopped some milliseconds, whatever its size" in chosen(Answering(), "strategy", Strategy.BACKGROUND)
 
 
+@pytest.mark.slice
 def test_what_becomes_of_the_vm_changes_how_long_it_stands_still() -> None:
     assert "then until somebody resumes it" in chosen(Answering(), "then", Then.STAY_PAUSED)
     assert "stopped for good: QEMU ends" in chosen(Answering(), "then", Then.QUIT)
 
 
+@pytest.mark.slice
 def test_a_file_without_a_directory_is_one_of_the_snapshot_directory() -> None:
     source = Answering()
     typed(source, "path", "mine.vmstate")
@@ -250,6 +258,7 @@ def test_a_place_that_cannot_hold_it_says_why() -> None:
     assert "free not known" in picture
 
 
+@pytest.mark.slice
 @pytest.mark.parametrize(
     ("which", "value", "words"),
     [
@@ -280,6 +289,22 @@ def test_patience_is_part_of_what_is_begun_and_needs_no_other_look() -> None:
     assert len(source.looks) == 1
 
 
+def test_what_is_typed_after_a_click_keeps_the_focus_and_its_enter_starts_nothing() -> None:
+    source = Answering()
+
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        screen = await opened(app, hands)
+        x, y, width, _height = screen.query_one("#timeout").region
+        await hands.click(x + width - 2, y)
+        for key in ("e", "1", "enter"):  # 30.0e is no number of seconds, 30.0e1 is one
+            await hands.press(key)
+            assert app.focused is screen.query_one("#timeout")
+
+    shown(source, use)
+    assert source.saves == []
+
+
+@pytest.mark.slice
 def test_a_letter_that_is_typed_into_the_file_is_no_key() -> None:
     source = Answering()
 

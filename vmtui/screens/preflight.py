@@ -126,7 +126,7 @@ class PreflightScreen(ShowingScreen):
     def _name_file(self, shown: Shown) -> None:
         """A free name in the snapshot directory, once that is known; what somebody typed stays."""
         box, view = self.query_one("#path", Input), shown.vm(self._key)
-        if box.value or self._touched or view is None or not shown.fleet.shelf.directory:
+        if box.value or box.has_focus or self._touched or view is None or not shown.fleet.shelf.directory:
             return
         at = datetime.fromtimestamp(shown.now + shown.fleet.host.offset)
         taken = (PurePosixPath(each.path).name for each in shown.fleet.shelf.snapshots)
@@ -162,12 +162,15 @@ class PreflightScreen(ShowingScreen):
         self.refresh_bindings()
 
     def _guard_focus(self, plan: Plan) -> None:
-        """Start gets the focus where nothing warns and nobody has pressed a key yet; it loses it where something does."""
+        """Start gets the focus where nothing warns and nobody has pressed a key yet; it loses it where something does.
+
+        It never takes the focus from the form: somebody may have gone there with the mouse, and be typing.
+        """
         start = self.query_one("#start", Button)
         if start.has_focus and (plan.warns or plan.why_not):
             self.query_one("#back").focus()
         start.disabled = bool(plan.why_not)
-        if not self._touched and not plan.warns and not plan.why_not:
+        if self.query_one("#back").has_focus and not (self._touched or plan.warns or plan.why_not):
             start.focus()
 
     # --- the form -------------------------------------------------------------------------------------------------
