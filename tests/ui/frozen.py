@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pytest
 from textual.app import App
 from textual.events import Key
 from textual.keys import _character_to_key
@@ -24,6 +25,12 @@ T = TypeVar("T")
 
 HOST = Host("hyper1", surveyed=True, offset=1_795_572_000.0)
 NOW = 100.0
+SIZES = (
+    (60, 20),
+    pytest.param((80, 24), marks=pytest.mark.slice),
+    pytest.param((160, 50), marks=pytest.mark.slice),
+)
+"""Columns and lines. `make check` looks at the narrowest, the first to have no room; 80x24 is every other test's."""
 
 
 @dataclass

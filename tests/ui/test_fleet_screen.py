@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.core.play import Play
-from tests.ui.frozen import HOST, Frozen, Hands, fleet_of, shown, state_in
+from tests.ui.frozen import HOST, SIZES, Frozen, Hands, fleet_of, shown, state_in
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.fleet import CancelWish, SurveyWish
 from vmtui.backend.core.model import Link, Phase, Vm
@@ -38,7 +38,7 @@ def test_every_vm_is_listed_with_its_state_and_its_card() -> None:
     assert "2 VMs  ▶ 1 busy".replace("▶ ", "") in picture.replace("▶ ", "")
 
 
-@pytest.mark.parametrize("size", [(60, 20), (80, 24), (160, 50)])
+@pytest.mark.parametrize("size", SIZES)
 def test_name_state_and_what_is_done_are_there_at_every_size(size: tuple[int, int]) -> None:
     picture = shown(Frozen(fleet_of(named(state_in(Play(), Phase.SAVE), "web1"))), size=size)
     assert "web1" in picture
@@ -87,6 +87,7 @@ def test_the_filter_narrows_the_list_and_escape_shows_all_again() -> None:
     assert "db1" in shown(source, widen)
 
 
+@pytest.mark.slice
 def test_a_filter_that_nothing_matches_says_so() -> None:
     async def narrow(_app: VmtuiApp, hands: Hands) -> None:
         await hands.press("slash", "x", "y")
@@ -94,6 +95,7 @@ def test_a_filter_that_nothing_matches_says_so() -> None:
     assert "No VM matches" in shown(Frozen(fleet_of(named(ended(), "web1"))), narrow)
 
 
+@pytest.mark.slice
 def test_what_needs_attention_comes_first_when_asked_for() -> None:
     source = Frozen(fleet_of(named(ended(), "a1"), named(ended(killed="active"), "z9")))
 
@@ -146,6 +148,7 @@ def test_values_that_change_are_seen_without_a_key() -> None:
     assert "paused" in shown(source, change)
 
 
+@pytest.mark.slice
 def test_a_key_can_be_set_in_the_settings() -> None:
     async def press(_app: VmtuiApp, hands: Hands) -> None:
         await hands.press("f5")

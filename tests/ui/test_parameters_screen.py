@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from textual.widgets import Input, OptionList, Static
 
 from tests.core.play import Play
-from tests.ui.frozen import Frozen, Hands, make_app, run_app
+from tests.ui.frozen import SIZES, Frozen, Hands, make_app, run_app
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.events import AnyEvent, Tune, Watch
 from vmtui.backend.core.fleet import Fleet, TuneWish, VmView, WatchWish
@@ -17,7 +17,6 @@ from vmtui.backend.core.state import State
 from vmtui.screens.parameters import ParametersScreen
 
 KEY = "unix:/sim"
-SIZES = [(60, 20), (80, 24), (160, 50)]
 
 
 def watched(profile: Profile = STOCK_10_0, *events: Tune) -> State:
@@ -105,6 +104,7 @@ def test_every_setting_is_listed_with_its_value_at_any_size(size: tuple[int, int
     look(state, do, size=size)
 
 
+@pytest.mark.slice
 def test_pause_vm_comes_first_where_it_exists() -> None:
     async def do(seen: Looked) -> None:
         assert seen.rows[0].startswith("pause-vm ")
@@ -206,6 +206,7 @@ def test_what_becomes_of_the_vm_meanwhile_does_not_take_the_keys_from_who_types(
     look(watched(), do)
 
 
+@pytest.mark.slice
 def test_a_filter_leaves_what_matches_in_name_or_meaning() -> None:
     async def do(seen: Looked) -> None:
         await seen.press("slash", *"zstd", "enter")
@@ -240,6 +241,7 @@ def test_of_a_vm_that_does_not_answer_the_last_known_values_are_shown() -> None:
     look(lost, do)
 
 
+@pytest.mark.slice
 def test_a_vm_whose_schema_is_not_known_yet_says_what_is_awaited() -> None:
     async def do(seen: Looked) -> None:
         assert "asking QEMU what it offers" in seen.text("title")

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from tests.core.play import Play
 from tests.kept import MADE_AT, make_manifest, make_snapshot
-from tests.ui.frozen import Frozen, Hands, fleet_of, shown, state_in
+from tests.ui.frozen import SIZES, Frozen, Hands, fleet_of, settle, shown, state_in, text_of
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.catalogue import when
 from vmtui.backend.core.fleet import DeleteWish, Reading, ReadWish, Shelf, Snapshot, Standing, SurveyWish
@@ -30,12 +30,16 @@ def source(*snapshots: Snapshot, **shelf: object) -> Frozen:
     return Frozen(replace(fleet_of(), shelf=Shelf("/snap", 1.0, snapshots, **shelf)))  # type: ignore[arg-type]
 
 
+async def opened(app: VmtuiApp) -> None:
+    app.post_message(Open(Place.SNAPSHOTS))
+    await settle(app)
+
+
 def seen(frozen: Frozen, *keys: str, size: tuple[int, int] = (80, 24), read_only: bool = False) -> str:
     """What is on the screen once these keys were pressed on it."""
 
     async def use(app: VmtuiApp, hands: Hands) -> None:
-        app.post_message(Open(Place.SNAPSHOTS))
-        await hands.settle()
+        await opened(app)
         for key in keys:
             await hands.press(key)
 
@@ -56,12 +60,13 @@ def test_every_state_is_listed_with_whose_when_how_large_and_whole_or_not() -> N
     assert "2 not whole" in picture
 
 
+@pytest.mark.slice
 def test_a_wide_screen_also_says_how_and_with_which_qemu() -> None:
     line = row(seen(source(WEB1), size=(160, 50)), "web1")
     assert all(word in line for word in ("pause-after-unplug", "10.0.2", "pc-q35-10.0"))
 
 
-@pytest.mark.parametrize("size", [(60, 20), (80, 24), (160, 50)])
+@pytest.mark.parametrize("size", SIZES)
 def test_who_whole_and_when_is_on_every_screen(size: tuple[int, int]) -> None:
     line = row(seen(source(WEB1), size=size), "web1")
     assert "whole" in line
@@ -78,6 +83,7 @@ def test_the_selected_state_is_told_in_full() -> None:
         assert words in picture
 
 
+@pytest.mark.slice
 def test_the_details_follow_the_cursor() -> None:
     assert "restore  vmtui restore /snap/web2-20260228T021745.vmstate" in seen(source(WEB1, WEB2), "down")
 
@@ -101,6 +107,7 @@ def test_a_file_that_a_save_is_writing_goes_by_its_vm_and_cannot_be_deleted() ->
     assert not [each for each in frozen.asked if isinstance(each, DeleteWish)]
 
 
+@pytest.mark.slice
 @pytest.mark.parametrize(
     ("shelf", "words"),
     [
@@ -128,12 +135,14 @@ def test_v_reads_the_file_through_and_shows_how_far_it_is() -> None:
     assert "Stop verifying" in picture
 
 
+@pytest.mark.slice
 def test_v_again_stops_it() -> None:
     frozen = source(WEB1, readings={WEB1.path: Reading(WEB1.path, 0.42)})
     seen(frozen, "v")
     assert frozen.asked == [ReadWish(WEB1.path, stop=True)]
 
 
+@pytest.mark.slice
 def test_what_was_read_through_is_verified_and_tells_what_is_in_it() -> None:
     reading = Reading(
         WEB1.path, 1.0, True, "read through and whole", True, MADE_AT, ram_blocks=(("pc.ram", 4 << 30),),
@@ -157,8 +166,7 @@ def copied(frozen: Frozen, key: str) -> str:
     text: list[str] = []
 
     async def use(app: VmtuiApp, hands: Hands) -> None:
-        app.post_message(Open(Place.SNAPSHOTS))
-        await hands.settle()
+        await opened(app)
         await hands.press(key)
         text.append(app.clipboard)
 
@@ -166,6 +174,7 @@ def copied(frozen: Frozen, key: str) -> str:
     return text[0]
 
 
+@pytest.mark.slice
 def test_y_copies_the_path_and_R_the_command_that_restores_it() -> None:
     spaced = make_snapshot("my web's state")
     assert copied(source(spaced), "y") == "/snap/my web's state.vmstate"
@@ -178,10 +187,17 @@ def test_a_state_that_cannot_be_restored_gives_no_command() -> None:
 
 def test_deleting_asks_and_keeping_is_the_default() -> None:
     frozen = source(WEB1)
-    picture = seen(frozen, "d")
-    assert "Delete /snap/web1-20260301T021745.vmstate and its manifest?" in " ".join(picture.replace("│", " ").split())
-    seen(frozen, "d", "enter")
-    seen(frozen, "d", "escape")
+
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        await opened(app)
+        for answer in ("enter", "escape"):
+            await hands.press("d")
+            picture = " ".join(text_of(app).replace("│", " ").split())
+            assert "Delete /snap/web1-20260301T021745.vmstate and its manifest?" in picture
+            await hands.press(answer)
+            assert isinstance(app.screen, SnapshotsScreen)
+
+    shown(frozen, use)
     assert frozen.asked == []
 
 
@@ -189,8 +205,7 @@ def test_deleting_deletes_what_was_asked_about() -> None:
     frozen = source(WEB1, WEB2)
 
     async def use(app: VmtuiApp, hands: Hands) -> None:
-        app.post_message(Open(Place.SNAPSHOTS))
-        await hands.settle()
+        await opened(app)
         await hands.press("d")
         assert isinstance(app.screen, Confirm)
         frozen.change(replace(frozen.fleet, shelf=Shelf("/snap", 2.0, (WEB2,))))
@@ -207,15 +222,21 @@ def test_nothing_is_deleted_where_nothing_may_be_changed() -> None:
 
 
 def test_the_filter_takes_words_from_anywhere_and_escape_shows_all() -> None:
-    frozen = source(WEB1, WEB2, CUT)
-    picture = seen(frozen, "slash", *"web2", "enter")
-    assert row(picture, "web2")
-    assert "1 of 3 saved states" in picture
-    assert "web1" not in picture
-    assert "3 saved states" in seen(frozen, "slash", *"web2", "escape")
-    assert "No saved state has 'zzz' in it" in seen(frozen, "slash", *"zzz")
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        await opened(app)
+        await hands.press("slash", *"web2", "enter")
+        picture = text_of(app)
+        assert row(picture, "web2")
+        assert "1 of 3 saved states" in picture
+        assert "web1" not in picture
+        await hands.press("escape")
+        assert "/snap: 3 saved states" in text_of(app)
+        await hands.press("slash", *"zzz")
+
+    assert "No saved state has 'zzz' in it" in shown(source(WEB1, WEB2, CUT), use)
 
 
+@pytest.mark.slice
 def test_sorting_keeps_the_cursor_on_its_state() -> None:
     picture = seen(source(WEB1, WEB2), "o", "o")  # by size: web2 first
     names = [line.split()[0] for line in picture.splitlines()[3:5]]
@@ -227,8 +248,7 @@ def test_a_new_state_does_not_move_the_cursor_from_the_one_that_is_read_about() 
     frozen = source(WEB2)
 
     async def use(app: VmtuiApp, hands: Hands) -> None:
-        app.post_message(Open(Place.SNAPSHOTS))
-        await hands.settle()
+        await opened(app)
         frozen.change(replace(frozen.fleet, shelf=Shelf("/snap", 2.0, (WEB1, WEB2))))
         await hands.settle()
         assert isinstance(app.screen, SnapshotsScreen)
@@ -237,6 +257,7 @@ def test_a_new_state_does_not_move_the_cursor_from_the_one_that_is_read_about() 
     assert row(shown(frozen, use), "web1")
 
 
+@pytest.mark.slice
 def test_r_looks_again_and_escape_goes_back() -> None:
     frozen = source(WEB1)
     assert "Snapshots" not in seen(frozen, "r", "escape").splitlines()[0]
@@ -257,8 +278,7 @@ def test_nothing_is_drawn_again_when_nothing_changed() -> None:
     drawn: list[int] = []
 
     async def use(app: VmtuiApp, hands: Hands) -> None:
-        app.post_message(Open(Place.SNAPSHOTS))
-        await hands.settle()
+        await opened(app)
         table = app.screen.query_one(StateTable)
         drawn.append(table._update_count)
         frozen.change(replace(frozen.fleet, shelf=replace(frozen.fleet.shelf, looked_at=99.0)))

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from tests.ui.frozen import Hands, settle, text_of
 from tests.ui.showing import Showing, run
 from tests.ui.vm_states import KEY, NEVER, Story, fleet, phase, waited
@@ -45,6 +47,7 @@ def test_the_choices_open_by_themselves_for_a_guest_that_is_stuck() -> None:
     assert with_screen(stuck(), is_open)
 
 
+@pytest.mark.slice
 def test_they_do_not_open_for_a_guest_that_is_waited_for_only_a_little() -> None:
     assert not with_screen(Story(scenario=NEVER).until(waited(3)).view, is_open)
 
@@ -61,6 +64,7 @@ def test_a_key_pressed_just_now_is_not_taken_and_a_line_says_how_to_open_them() 
     assert "g shows what is known of the guest" in with_screen(stuck(), look, quiet=False)
 
 
+@pytest.mark.slice
 def test_each_choice_says_what_follows() -> None:
     async def look(ui: Showing, _hands: Hands) -> str:
         return text_of(ui.app)
@@ -70,6 +74,7 @@ def test_each_choice_says_what_follows() -> None:
     assert "Up to 30 s" in seen
 
 
+@pytest.mark.slice
 def test_the_choice_that_changes_least_has_the_focus() -> None:
     async def look(ui: Showing, _hands: Hands) -> str | None:
         return ui.app.focused.id if ui.app.focused else None

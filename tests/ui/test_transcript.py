@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from textual.widgets import Static
 
-from tests.ui.frozen import Frozen, Hands, make_app, run_app
+from tests.ui.frozen import SIZES, Frozen, Hands, make_app, run_app
 from vmtui.app import VmtuiApp
 from vmtui.backend.core.fleet import Fleet, Host, Record, VmView
 from vmtui.backend.core.model import Vm
@@ -93,7 +93,7 @@ def look(
     run_app(make_app(source, clock=lambda: 0.0), use, screen, size=size)
 
 
-@pytest.mark.parametrize("size", [(60, 20), (80, 24), (160, 50)])
+@pytest.mark.parametrize("size", SIZES)
 def test_every_message_is_a_line_that_says_which_way_it_went(size: tuple[int, int]) -> None:
     async def do(seen: Looked) -> None:
         assert seen.rows == [
@@ -157,6 +157,7 @@ def test_a_filter_keeps_what_matches_also_of_what_comes() -> None:
     look(do)
 
 
+@pytest.mark.slice
 def test_a_search_goes_on_and_back_and_says_when_there_is_nothing() -> None:
     async def do(seen: Looked) -> None:
         found = []
@@ -182,6 +183,7 @@ def test_one_key_copies_it_as_json() -> None:
     look(do)
 
 
+@pytest.mark.slice
 @pytest.mark.parametrize(
     ("key", "text"),
     [
@@ -231,6 +233,7 @@ def test_a_flood_costs_a_screenful_and_what_fell_out_is_told() -> None:
     look(do)
 
 
+@pytest.mark.slice
 def test_an_empty_log_says_so() -> None:
     async def do(seen: Looked) -> None:
         assert seen.rows == []
@@ -241,6 +244,7 @@ def test_an_empty_log_says_so() -> None:
     look(do, ())
 
 
+@pytest.mark.slice
 def test_a_plain_terminal_gets_plain_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "vt100")
 
