@@ -81,7 +81,7 @@ class VmtuiApp(App[int]):
         self._woken = False
         self._redraw_due: Timer | None = None
         self._ticking: Timer | None = None
-        self._possible: tuple[tuple[str, bool], ...] = ()
+        self._possible: tuple[ShowingScreen | None, tuple[tuple[str, bool], ...]] = None, ()
         for theme in ALL:
             self.register_theme(theme)
         self.theme = self.settings.theme or ("mono" if os.environ.get("NO_COLOR") else "dark")
@@ -133,8 +133,8 @@ class VmtuiApp(App[int]):
     def _refresh_footer(self, screen: ShowingScreen) -> None:
         """Draw the keys anew only where one has become possible, or impossible."""
         possible = tuple((key, active.enabled) for key, active in screen.active_bindings.items())
-        if possible != self._possible:
-            self._possible = possible
+        if (screen, possible) != self._possible:
+            self._possible = screen, possible
             screen.refresh_bindings()
 
     def _tick(self, needed: bool) -> None:
@@ -164,7 +164,13 @@ class VmtuiApp(App[int]):
 
     @on(Open)
     def _open(self, message: Open) -> None:
-        self.push_screen(_SCREENS[message.place](message.key))
+        """Once: what is on top already, as the VM's screen is when its pre-flight was opened there, only stays."""
+        wanted = message.place, message.key
+        if isinstance(self.screen, ShowingScreen) and self.screen.opened == wanted:
+            return
+        screen = _SCREENS[message.place](message.key)
+        screen.opened = wanted
+        self.push_screen(screen)
 
     def action_help(self) -> None:
         if isinstance(self.screen, HelpScreen):
@@ -174,6 +180,7 @@ class VmtuiApp(App[int]):
         self.push_screen(HelpScreen(title, focused or self.screen.HELP or "", self._keys()))
 
     def _keys(self) -> list[Key]:
+        """Those of this program first; then how to move about, which is Textual's."""
         found: dict[str, Key] = {}
         for active in self.screen.active_bindings.values():
             binding = active.binding
@@ -182,8 +189,12 @@ class VmtuiApp(App[int]):
                 keys = self.get_key_display(binding)
                 before = found.get(binding.action)
                 shown = f"{before.keys} {keys}" if before and keys not in before.keys.split() else keys
-                found[binding.action] = Key(shown, binding.description, name, active.enabled)
-        return list(found.values())
+                found[binding.action] = Key(shown, binding.description, name, self._why_not(binding.action, active.enabled))
+        return sorted(found.values(), key=lambda key: not key.name)
+
+    def _why_not(self, action: str, enabled: bool) -> str:
+        reasons = self.screen.why_not if isinstance(self.screen, ShowingScreen) else {}
+        return "" if enabled else reasons.get(action, "not now")
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The palette lists what is possible now: the keys of this screen, and the looks."""
@@ -242,37 +253,37 @@ def _only_looks(request: Request) -> bool:
             return isinstance(request, ReadWish | SurveyWish | WatchWish)
 
 
-def _vm(key: str) -> Screen[None]:
+def _vm(key: str) -> ShowingScreen:
     from vmtui.screens.vm import VmScreen  # noqa: PLC0415 - each screen is loaded when it is first opened
 
     return VmScreen(key)
 
 
-def _preflight(key: str) -> Screen[None]:
+def _preflight(key: str) -> ShowingScreen:
     from vmtui.screens.preflight import PreflightScreen  # noqa: PLC0415
 
     return PreflightScreen(key)
 
 
-def _parameters(key: str) -> Screen[None]:
+def _parameters(key: str) -> ShowingScreen:
     from vmtui.screens.parameters import ParametersScreen  # noqa: PLC0415
 
     return ParametersScreen(key)
 
 
-def _transcript(key: str) -> Screen[None]:
+def _transcript(key: str) -> ShowingScreen:
     from vmtui.screens.transcript import TranscriptScreen  # noqa: PLC0415
 
     return TranscriptScreen(key)
 
 
-def _snapshots(_key: str) -> Screen[None]:
+def _snapshots(_key: str) -> ShowingScreen:
     from vmtui.screens.snapshots import SnapshotsScreen  # noqa: PLC0415
 
     return SnapshotsScreen()
 
 
-_SCREENS: dict[Place, Callable[[str], Screen[None]]] = {
+_SCREENS: dict[Place, Callable[[str], ShowingScreen]] = {
     Place.VM: _vm,
     Place.PREFLIGHT: _preflight,
     Place.PARAMETERS: _parameters,

@@ -212,7 +212,7 @@ class Service:
 
     def _note_reading(self, reading: Reading) -> None:
         now = self._fleet.shelf
-        said = f"{printable(reading.path, 300)}: {reading.verdict}" if reading.over else now.said
+        said = f"{printable(Path(reading.path).name, 300)}: {reading.verdict}" if reading.over else now.said
         self._note_shelf(replace(now, readings={**now.readings, reading.path: reading}, said=said))
 
     async def _delete(self, path: Path) -> None:

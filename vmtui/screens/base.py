@@ -1,16 +1,26 @@
 """What all screens have in common: they draw a `Shown`, when they are on top, and only what changed."""
 
+from collections.abc import Mapping
+
 from textual.screen import Screen
 
-from vmtui.messages import Redraw, Shown
+from vmtui.messages import Place, Redraw, Shown
 
 
 class ShowingScreen(Screen[None]):
     """A screen that the app hands the latest values to. A covered one is handed none: it draws when it is on top again."""
 
+    opened: tuple[Place, str] | None = None
+    """As what the app opened it: a place and the VM's key."""
+
     def show(self, shown: Shown) -> None:
         """Draw it. Called at most four times a second; must cost nothing where nothing changed."""
         raise NotImplementedError
+
+    @property
+    def why_not(self) -> Mapping[str, str]:
+        """Of each key that is dimmed, by the name of its action: why, where there is more to say than "not now"."""
+        return {}
 
     @property
     def drawable(self) -> bool:

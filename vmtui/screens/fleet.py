@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.events import Resize
 from textual.widgets import DataTable, Input, Static
 
-from vmtui.backend.core import glance
+from vmtui.backend.core import glance, possible
 from vmtui.backend.core.fleet import CancelWish, Fleet, Snapshot, SurveyWish, VmView
 from vmtui.backend.core.glance import Glance, Tone
 from vmtui.messages import Ask, Open, Place, Redraw, Shown
@@ -143,6 +143,12 @@ class FleetScreen(ShowingScreen):
     def selected(self) -> VmView | None:
         key = self.query_one(VmTable).selected
         return self._shown.vm(key) if self._shown and key else None
+
+    @property
+    def why_not(self) -> dict[str, str]:
+        view = self.selected
+        read_only = self._shown is not None and self._shown.read_only
+        return {"cancel": possible.why_not(view.state, "cancel", read_only=read_only) if view else "no VM is there"}
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         view = self.selected if self.is_mounted else None

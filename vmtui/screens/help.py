@@ -11,12 +11,12 @@ from textual.widgets import Static
 
 
 class Key(NamedTuple):
-    """One line: what to press, what it does, the name to set it by, and whether it is possible now."""
+    """One line: what to press, what it does, the name to set it by, and why it is not possible now, if it is not."""
 
     keys: str
     does: str
     name: str
-    possible: bool
+    why_not: str
 
 
 class HelpScreen(ModalScreen[None]):
@@ -50,8 +50,8 @@ class HelpScreen(ModalScreen[None]):
 
 
 def _line(key: Key) -> Content:
-    style = "" if key.possible else "$text-disabled"
-    not_now = "" if key.possible else "  (not now)"
+    style = "$text-disabled" if key.why_not else ""
+    not_now = f"  ({key.why_not})" if key.why_not else ""
     return Content.assemble((f"{key.keys:14} ", "bold"), (f"{key.does}{not_now}", style), (f"  {key.name}", "$text-muted"))
 
 

@@ -85,6 +85,7 @@ class VmScreen(ShowingScreen):
         Binding("g", "guest", "Guest", id="vm.guest"),
         Binding("p", "parameters", "Params", id="vm.parameters"),
         Binding("t", "transcript", "QMP", id="vm.transcript"),
+        Binding("S", "snapshots", "Snapshots", id="vm.snapshots"),
         Binding("escape", "back", "Back", id="vm.back"),
     ]
 
@@ -248,6 +249,9 @@ class VmScreen(ShowingScreen):
 
     def action_transcript(self) -> None:
         self.post_message(Open(Place.TRANSCRIPT, self.key))
+
+    def action_snapshots(self) -> None:
+        self.post_message(Open(Place.SNAPSHOTS))
 
     def action_back(self) -> None:
         self.app.pop_screen()

@@ -17,7 +17,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from vmtui.backend.core import speak
+from vmtui.backend.core import speak, words
 from vmtui.backend.core.fleet import Record, VmView
 from vmtui.backend.core.text import printable
 from vmtui.widgets.look import ascii_only
@@ -213,9 +213,8 @@ class EventLog(ScrollView, can_focus=True):
         if isinstance(message, dict):
             return speak.summary(message, self._answers.get(record.number, ""))
         if record.kind == "phase":
-            status = str(record.data.get("status", "none"))
-            tail = f" (migration {printable(status, 40)})" if status != "none" else ""
-            return f"phase {printable(str(record.data.get('phase', '')), 40)}{tail}"
+            phase, status = str(record.data.get("phase", "")), str(record.data.get("status", "none"))
+            return f"phase {printable(phase, 40)}{words.status_of(status, phase)}"
         return f"{printable(record.kind, 20)} {printable(str(record.data))}"
 
     def clock(self, record: Record) -> str:

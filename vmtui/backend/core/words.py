@@ -13,6 +13,7 @@ from vmtui.backend.core import preflight
 from vmtui.backend.core.fleet import Record
 from vmtui.backend.core.model import (
     Card,
+    Fact,
     Goal,
     Level,
     Link,
@@ -101,10 +102,13 @@ def phase_line(state: State) -> str:
 
 
 def status_word(state: State, phase: Phase) -> str:
+    return status_of(state.vm.migration.status, phase)
+
+
+def status_of(status: str, phase: str) -> str:
     """QEMU's own word, in the phases in which it is about this save; later it is about bringing the card back."""
     ours = phase in (Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL, Phase.FINISH)
-    status = printable(state.vm.migration.status, 40)
-    return f" (migration {status})" if ours and status != "none" else ""
+    return f" (migration {printable(status, 40)})" if ours and status != "none" else ""
 
 
 def verdict(state: State) -> str:
@@ -295,6 +299,8 @@ def _card(card: Primary, vm: Vm) -> str:
         return f"{name} out, proved: the guest's PCI config space is empty there"
     if card.card is Card.DELETED:
         return f"{name} deleted by QEMU"
+    if Fact.CONFIG_WINDOW not in vm.seen:
+        return f"{name}: not looked at yet"
     return f"{name} not proved: this machine has no PCI config window to look through"
 
 
