@@ -166,7 +166,7 @@ def real(name: str) -> bytes:
         ("microvm-mapped-ram-11.1",      "mapped-ram", "microvm",        "paused",   5,  18,   273, 14),
     ],
 )  # fmt: skip
-def test_a_real_stream_is_whole_and_its_contents_are_told(  # noqa: PLR0917
+def test_a_real_stream_is_whole_and_its_contents_are_told(
     read: Reader,
     name: str,
     kind: str,
