@@ -165,4 +165,4 @@ def test_help_tells_every_key_and_dims_what_is_not_possible() -> None:
     picture = shown(Frozen(fleet_of(named(ended(), "web1"))), ask, size=(100, 40))
     assert "Look again" in picture
     assert "fleet.survey" in picture
-    assert "Cancel  (not now)" in picture
+    assert "Cancel  (nothing is under way)" in picture
