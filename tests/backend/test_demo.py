@@ -15,6 +15,8 @@ import pytest
 
 from vmtui.demo import FLEET
 
+pytestmark = pytest.mark.slice  # each starts a fleet, and some a whole shell
+
 VMTUI = (sys.executable, "-m", "vmtui")
 
 
