@@ -21,7 +21,7 @@ TARGETS = (
     Target("replies",       from_qemu.reply_batch,    250, 120),
     Target("events",        from_qemu.event_batch,    250, 100),
     Target("saves",         from_qemu.save_batch,     100,  60),
-    Target("wire",          wire.wire_batch,          200,   8),
+    Target("wire",          wire.wire_batch,          800,   4),
     Target("bytes",         to_twin.bytes_batch,      250,  48),
     Target("commands",      to_twin.message_batch,    250,  72),
     Target("sockets",       to_twin.socket_batch,     300,   4),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +15,7 @@ from tests.core.recorded import schema
 from tests.fuzz import mutate
 from tests.fuzz.from_qemu import events, shown
 from vmtui.backend.core.fleet import Begin, Fleet, VmView
-from vmtui.backend.core.model import Goal, Options
+from vmtui.backend.core.model import Goal, Link, Options
 from vmtui.backend.core.sim import STOCK_10_0, SimulatedVm
 from vmtui.backend.core.sim.qjson import JsonReader
 from vmtui.backend.discovery import Address
@@ -23,11 +24,14 @@ from vmtui.backend.schemas import raw_schema
 
 LOG_LIMIT = 8 << 20
 """Bytes of JSON that the log of one VM may have."""
+TALKS = 8
+TALK_LIMIT = 400.0
+"""Seconds: a save whose monitor answers to nothing ends after 120 s; longer than a few of these is a hang."""
 
 
 def wire_batch(random: Random, size: int) -> int:
     """Wrong bytes in the middle of a conversation: the engine lives on, connects again, and nothing piles up."""
-    return asyncio.run(_talk(random, size))
+    return asyncio.run(_talks(random, size))
 
 
 class _Monitor:
@@ -55,7 +59,7 @@ class _Monitor:
             writer.close()
 
     def _answer(self, vm: SimulatedVm, command: Any, writer: asyncio.StreamWriter) -> None:
-        for _ in range(self.random.choice((0, 0, 1, 5, 40))):
+        for _ in range(self.random.choice((0,) * 12 + (1, 1, 5, 40))):
             lie = self.random.choice(events()) if self.random.random() < 0.8 else {"return": {}, "id": command.get("id")}
             writer.write(self._said(lie, often=1.0))
         if command.get("execute") == "query-qmp-schema":
@@ -64,7 +68,7 @@ class _Monitor:
             return
         vm.receive(command, vm.now + 0.01)
         for message in vm.output():
-            writer.write(self._said(message, often=0.2 if vm.listening else 0.05))
+            writer.write(self._said(message, often=0.02))
 
     def _said(self, message: dict[str, Any], often: float) -> bytes:
         raw = json.dumps(message).encode()
@@ -73,18 +77,29 @@ class _Monitor:
         self.sent += 1
         if self.sent >= self.most:
             self.enough.set()
-        match self.random.randrange(4):
+        match self.random.randrange(60):
             case 0:
                 return mutate.data(self.random, raw) + b"\r\n"
             case 1:
                 donors = (*mutate.HOSTILE, *mutate.NO_JSON_OF_QEMU)
-                return json.dumps(mutate.value(self.random, message, donors)).encode() + b"\r\n"
+                with suppress(RecursionError):  # nested deeper than Python itself can write here
+                    return json.dumps(mutate.value(self.random, message, donors)).encode() + b"\r\n"
         return json.dumps(mutate.value(self.random, message)).encode() + b"\r\n"
 
 
-async def _talk(random: Random, size: int) -> int:
+async def _talks(random: Random, size: int) -> int:
+    """Several at a time: what each waits for, it waits for beside the others."""
     failures: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_STATE_HOME"] = folder
+        talks = [_talk(Random(random.random()), size // TALKS, Path(folder) / str(number)) for number in range(TALKS)]
+        sent = sum(await asyncio.gather(*talks))
+    assert not failures, failures
+    return sent
+
+
+async def _talk(random: Random, size: int, path: Path) -> int:
     views: dict[str, VmView] = {}
     changed = asyncio.Event()
 
@@ -92,23 +107,28 @@ async def _talk(random: Random, size: int) -> int:
         views.update(fleet.vms)
         changed.set()
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_STATE_HOME"] = folder
-        monitor, path = _Monitor(random, size), str(Path(folder) / "q")
-        server = await asyncio.start_unix_server(monitor.serve, path, limit=1 << 24)
-        async with server, Engine(take) as engine, asyncio.timeout(120):
-            key = engine.watch(Address("unix", path=path))
-            while not monitor.enough.is_set():
-                work = views[key].state.work if key in views else None
-                began = work.started if work is not None else None
-                goal = random.choice((Goal.CHECK, Goal.CHECK, Goal.SAVE))
-                engine.request(Begin(key, Options(goal=goal, output=f"{folder}/vm.vmstate")))
-                while not _over(views.get(key), began) and not monitor.enough.is_set():
-                    changed.clear()
-                    await changed.wait()
-                _looked_at(views[key])
-    assert not failures, failures
+    monitor, address = _Monitor(random, size), Address("unix", path=str(path))
+    server = await asyncio.start_unix_server(monitor.serve, path, limit=1 << 24)
+    async with server, Engine(take) as engine, asyncio.timeout(TALK_LIMIT):
+        while not monitor.enough.is_set():
+            key = engine.watch(address)
+            while (view := views.get(key)) is None or view.state.vm.link is Link.CONNECTING:
+                await _next(changed)
+            work = view.state.work
+            goal = random.choice((Goal.CHECK, Goal.CHECK, Goal.SAVE))
+            engine.request(Begin(key, Options(goal=goal, output=f"{path}.vmstate")))
+            while not _over(views.get(key), work.started if work else None) and not monitor.enough.is_set():
+                await _next(changed)
+            _looked_at(views[key])
+            if views[key].state.vm.link is not Link.UP:
+                engine.forget(key)  # a new session connects at once, this one after many seconds
+                del views[key]
     return monitor.sent
+
+
+async def _next(changed: asyncio.Event) -> None:
+    changed.clear()
+    await changed.wait()
 
 
 def _over(view: VmView | None, began: float | None) -> bool:

@@ -71,6 +71,8 @@ class Monitor:
         self._client = _Client(self._seen)
         self._on_message = on_message
         self._sock: socket.socket | None = None
+        self._end: asyncio.Task[None] | None = None
+        """The one call of disconnect(): the library knows no second one at the same time."""
 
     def _seen(self, direction: str, message: Mapping[str, Any]) -> None:
         if self._sock is not None and direction == "recv":
@@ -189,8 +191,11 @@ class Monitor:
 
     async def close(self) -> str:
         """Disconnect; what went wrong before is returned in words, empty if nothing did."""
+        if self._end is None:
+            self._end = asyncio.create_task(self._client.disconnect())
+            self._end.add_done_callback(lambda end: end.cancelled() or end.exception())  # looked at, whoever waits for it
         try:
-            await self._client.disconnect()
+            await asyncio.shield(self._end)  # the library, cancelled in here, leaves an error that asyncio prints
         except EOFError:
             return "QEMU closed the monitor"
         except (QMPError, OSError, ValueError, RecursionError) as error:
