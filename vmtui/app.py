@@ -39,6 +39,10 @@ class Source(Protocol):
     def request(self, request: Request) -> None: ...
 
 
+TROUBLE_SHOWN = 3600.0
+"""Seconds: until somebody has read it, as good as."""
+
+
 class Leave:
     """How the user left: the app's exit code says what is still to be done."""
 
@@ -64,6 +68,7 @@ class VmtuiApp(App[int]):
         source: Source,
         *,
         read_only: bool = False,
+        outlives: bool = True,
         settings: Settings | None = None,
         clock: Callable[[], float] = time.monotonic,
         keep: Callable[[str], str] = lambda _text: "",
@@ -72,6 +77,9 @@ class VmtuiApp(App[int]):
         self.animation_level = "none"
         self.source = source
         self.read_only = read_only
+        self.outlives = outlives
+        """What is under way goes on when this app ends."""
+        self._trouble = ""
         self.settings = settings or Settings()
         self.clock = clock
         self._keep = keep
@@ -108,6 +116,10 @@ class VmtuiApp(App[int]):
 
     def _wake(self) -> None:
         self._woken = False
+        trouble = self.source.fleet.host.trouble
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self.notify(trouble, severity="error", timeout=TROUBLE_SHOWN, markup=False)
         if self._redraw_due is None and self.is_running:
             self._draw_when_due()
 
@@ -242,7 +254,7 @@ class VmtuiApp(App[int]):
             if answer in (Quit.CANCEL, Quit.GO_ON):
                 self.exit(Leave.WHEN_DONE)
 
-        self.push_screen(QuitDialog(self.busy), answered)
+        self.push_screen(QuitDialog(self.busy, outlives=self.outlives), answered)
 
 
 def _only_looks(request: Request) -> bool:

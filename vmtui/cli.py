@@ -151,6 +151,12 @@ def build_parser() -> argparse.ArgumentParser:
         _add_save,
         _add_check,
         _add_resume,
+        _add_attach,
+        _add_jobs,
+        _add_wait,
+        _add_cancel,
+        _add_recover,
+        _add_release,
         _add_params,
         _add_list,
         _add_snapshots,
@@ -161,6 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_lab,
         _add_sim,
         _add_demo,
+        _add_engine,
         _add_completion,
     ):
         add(commands)
@@ -234,6 +241,12 @@ def _add_save(commands: Any) -> None:
     parser.add_argument(
         "--on-stuck", choices=["cancel", "wait"], default="cancel", help="what to do when that time is up (default: cancel)"
     )
+    parser.add_argument(
+        "--detach", action="store_true", help="return as soon as it is under way, with the id of the job: see vmtui wait"
+    )
+    parser.add_argument(
+        "--release", action="store_true", help="give the monitor back afterwards, also where a screen of vmtui holds it"
+    )
 
 
 def _add_check(commands: Any) -> None:
@@ -279,7 +292,12 @@ def _save(given: argparse.Namespace) -> int:
     from vmtui import headless
 
     vm, options = _target(given, "save")
-    return _finish(headless.run(vm, options, headless.printer_for(as_json=given.json)), given)
+    if given.detach:
+        from vmtui import jobs
+
+        return jobs.begin(vm, options, as_json=given.json)
+    printer = headless.printer_for(as_json=given.json)
+    return _finish(headless.run(vm, options, printer, give_back=given.release), given)
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -360,6 +378,120 @@ def _printable(text: str) -> str:
     from vmtui.backend.core.text import printable
 
     return printable(text)
+
+
+# --- the engine, and what it does -----------------------------------------------------------------------------------
+
+
+def _add_attach(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "attach",
+        _attach,
+        "show what is done to a VM already, from its beginning; every terminal may, at any time",
+    )
+    parser.add_argument("vm", metavar="VM", nargs="?", help="a VM or a job (default: the only one that is worked on)")
+    parser.add_argument("--json", action="store_true", help="NDJSON on stdout; the last line is the result")
+
+
+def _attach(given: argparse.Namespace) -> int:
+    from vmtui import jobs
+
+    return jobs.attach(given.vm, as_json=given.json)
+
+
+def _add_jobs(commands: Any) -> None:
+    parser = _command(commands, "jobs", _jobs, "what was done to VMs, and what is under way, the latest last")
+    parser.add_argument("--all", action="store_true", help="all that journals tell of (default: the last 20)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _jobs(given: argparse.Namespace) -> int:
+    from vmtui import jobs
+
+    return jobs.show(as_json=given.json, everything=given.all)
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB", help="a job's id, as vmtui jobs shows it, or a VM")
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object")
+
+
+def _add_wait(commands: Any) -> None:
+    _add_job(_command(commands, "wait", _wait, "wait until a job is over; the exit code is the job's"))
+
+
+def _wait(given: argparse.Namespace) -> int:
+    from vmtui import jobs
+
+    return jobs.wait(given.job, as_json=given.json)
+
+
+def _add_cancel(commands: Any) -> None:
+    _add_job(_command(commands, "cancel", _cancel, "undo what is done to a VM, and wait until the VM is as before"))
+
+
+def _cancel(given: argparse.Namespace) -> int:
+    from vmtui import jobs
+
+    return jobs.cancel(given.job, as_json=given.json)
+
+
+def _add_recover(commands: Any) -> None:
+    parser = _command(commands, "recover", _recover, "finish or undo what was under way when vmtui, or the host, was ended")
+    parser.add_argument("--dry-run", action="store_true", help="say what there is, and do nothing")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each")
+
+
+def _recover(given: argparse.Namespace) -> int:
+    from vmtui import jobs
+
+    return jobs.recover(dry_run=given.dry_run, as_json=given.json)
+
+
+def _add_release(commands: Any) -> None:
+    parser = _command(commands, "release", _release, "give a VM's monitor back to others, until vmtui needs it again")
+    parser.add_argument("vm", metavar="VM", help="a name, a uuid, a path to a QMP socket, unix:PATH or tcp:HOST:PORT")
+
+
+def _release(given: argparse.Namespace) -> int:
+    from vmtui import jobs
+
+    return jobs.release(given.vm)
+
+
+def _add_engine(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "engine",
+        _engine("status"),
+        "the process that works on the VMs: it is started by itself",
+    )
+    parser.set_defaults(json=False)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION")
+    status = _command(actions, "status", _engine("status"), "is it there, and what is it doing? (also without an action)")
+    status.add_argument("--json", action="store_true", help="one JSON object")
+    stop = _command(actions, "stop", _engine("stop"), "end it once nothing is under way; it begins nothing new")
+    stop.add_argument("--cancel", action="store_true", help="undo what is under way, and end")
+    _command(actions, "log", _engine("log"), "the last lines of what it said")
+    run = _command(actions, "run", _engine("run"), "be it: what vmtui starts by itself")
+    run.add_argument("--detach", action="store_true", help=argparse.SUPPRESS)
+
+
+def _engine(action: str) -> Callable[[argparse.Namespace], int]:
+    def run(given: argparse.Namespace) -> int:
+        from vmtui import engine_command
+
+        match action:
+            case "status":
+                return engine_command.status(as_json=given.json)
+            case "stop":
+                return engine_command.stop(cancel=given.cancel)
+            case "run":
+                return engine_command.run(detach=given.detach)
+        return engine_command.log()
+
+    return run
 
 
 # --- list, verify, restore, replay --------------------------------------------------------------------------------

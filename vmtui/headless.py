@@ -11,20 +11,21 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Protocol, TextIO
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TextIO, TypeVar
 
 import msgspec
 
 from vmtui.backend.core import pace, words
-from vmtui.backend.core.errors import Unreachable
+from vmtui.backend.core.errors import Exit, RefusedError, Unreachable, VmtuiError
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, VmView
 from vmtui.backend.core.model import Finding, Goal, Level, Options, Phase, Workflow
 from vmtui.backend.core.pace import Pace
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.text import printable
-from vmtui.backend.discovery import Address, FoundVm, Peer, process
+from vmtui.backend.discovery import Address, FoundVm, process
 from vmtui.backend.engine import Engine, finished
+from vmtui.backend.remote import Remote, open_engine
 
 REFRESH = 0.25
 """Seconds between two looks at a running save; phases are shown as they come."""
@@ -42,28 +43,95 @@ class Printer(Protocol):
 # --- running one workflow -----------------------------------------------------------------------------------------
 
 
-def run(vm: FoundVm, options: Options, printer: Printer) -> Result:
+def run(vm: FoundVm, options: Options, printer: Printer, *, give_back: bool = False) -> Result:
     """Run one workflow to its checked end. Ctrl-C and SIGTERM cancel it; SIGHUP lets it go on.
 
-    Raises Unreachable for a VM without a monitor that can be used.
+    `give_back`: the monitor is not held any longer afterwards, even where a screen shows the VM.
+    Raises Unreachable for a VM without a monitor that can be used, RefusedError while something is done to it already.
     """
+    return ended(_run(vm, options, printer, give_back=give_back))
+
+
+def begin(vm: FoundVm, options: Options, printer: Printer) -> Result | str:
+    """Begin one and let the engine go on with it: the journal that tells of it, or the result where it ended at once."""
+    return ended(_begin(vm, options, printer))
+
+
+def attach(vm: FoundVm, printer: Printer) -> Result:
+    """Show what is done to a VM already, from its beginning to its checked end. RefusedError: nothing is."""
+    return ended(_attach(vm, printer))
+
+
+async def _run(vm: FoundVm, options: Options, printer: Printer, *, give_back: bool) -> Result:
+    front = _Front(printer)
+    async with open_engine(front.take) as engine:
+        _start(front, engine, vm, options)
+        with _signals(front.interrupted, engine):
+            await front.until(engine, front.ended)
+        if give_back:
+            engine.release(front.key)
+    return front.result()
+
+
+async def _begin(vm: FoundVm, options: Options, printer: Printer) -> Result | str:
+    front = _Front(printer)
+    async with open_engine(front.take) as engine:
+        _start(front, engine, vm, options)
+        await front.until(engine, lambda: front.ended() or bool(front.view and front.view.journal))
+    assert front.view is not None
+    return front.result() if front.ended() else front.view.journal
+
+
+async def _attach(vm: FoundVm, printer: Printer) -> Result:
+    front = _Front(printer)
+    async with open_engine(front.take) as engine:
+        found = engine.views.get(str(vm.address))
+        if found is None or not found.state.busy:
+            raise RefusedError(f"nothing is done to {printable(vm.name)} now; vmtui jobs tells what was")
+        front.key = str(vm.address)
+        engine.watch(_address(vm))
+        front.look(found)
+        with _signals(front.interrupted, engine):
+            await front.until(engine, front.ended)
+    return front.result()
+
+
+def _start(front: "_Front", engine: Engine | Remote, vm: FoundVm, options: Options) -> None:
+    address = _address(vm)
+    front.key, front.options = str(address), options
+    if (found := engine.views.get(front.key)) is not None:
+        if found.state.busy:
+            raise _taken(vm.name)
+        front.before = found.state.work.started if found.state.work else None
+    engine.watch(address, process(vm.pid) if vm.pid else None)
+    engine.request(Begin(front.key, options))
+
+
+def _address(vm: FoundVm) -> Address:
     if vm.address is None:
         raise Unreachable(f"{printable(vm.name)} has no QMP monitor that can be used: {vm.why_not}")
-    return asyncio.run(_run(vm.address, process(vm.pid) if vm.pid else None, options, printer))
+    return vm.address
 
 
-async def _run(address: Address, peer: Peer | None, options: Options, printer: Printer) -> Result:
-    front = _Front(printer)
-    async with Engine(front.take) as engine:
-        front.key = str(address)
-        engine.watch(address, peer)
-        engine.request(Begin(front.key, options))
-        with _signals(front.interrupted, engine):
-            await front.wait()
-    assert front.view is not None
-    result = report(front.view.state)
-    printer.end(front.view, result)
-    return result
+def _taken(name: str) -> RefusedError:
+    shown = printable(name)
+    return RefusedError(
+        f"something is done to {shown} already; vmtui attach {shown} shows it, vmtui cancel {shown} undoes it"
+    )
+
+
+T = TypeVar("T")
+
+
+def ended(running: Coroutine[Any, Any, T]) -> T:
+    """The outcome; an error of ours comes out as it is, not as one of a group."""
+    try:
+        return asyncio.run(running)
+    except BaseExceptionGroup as group:
+        own, _others = group.split(VmtuiError)
+        if own is None:
+            raise
+        raise own.exceptions[0] from group
 
 
 class _Front:
@@ -71,32 +139,62 @@ class _Front:
 
     def __init__(self, printer: Printer) -> None:
         self.key = ""
+        self.options: Options | None = None
+        """Of the workflow that was asked for; None where any is followed."""
+        self.before: float | None = None
+        """When a workflow began that was over before this one was asked for."""
         self.view: VmView | None = None
         self._printer = printer
-        self._done = asyncio.Event()
+        self._changed = asyncio.Event()
         self._interrupts = 0
 
     def take(self, fleet: Fleet) -> None:
-        self.view = fleet.vms[self.key]
-        if self.view.state.work is not None:
-            self._printer.show(self.view)
-        if finished(self.view):
-            self._done.set()
+        view = fleet.vms.get(self.key)
+        if view is not None and not self.ended():
+            self.look(view)
+        self._changed.set()
 
-    async def wait(self) -> None:
-        while not self._done.is_set():
+    def look(self, view: VmView) -> None:
+        work = view.state.work
+        if work is None or work.started == self.before:
+            return
+        self.view = view
+        if self.options is None or work.options == self.options:
+            self._printer.show(view)
+
+    def ended(self) -> bool:
+        return finished(self.view)
+
+    def result(self) -> Result:
+        assert self.view is not None
+        result = report(self.view.state)
+        self._printer.end(self.view, result)
+        return result
+
+    async def until(self, engine: Engine | Remote, reached: Callable[[], bool]) -> None:
+        """Raises what trouble the engine is in, and RefusedError where somebody else was faster."""
+        while not reached():
+            self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REFRESH):
-                    await self._done.wait()
-            if self.view is not None and not self._done.is_set():
+                    await self._changed.wait()
+            if engine.trouble is not None:
+                raise engine.trouble
+            if self.view is not None and not self.ended():
+                work = self.view.state.work
+                if self.options is not None and work is not None and work.options != self.options:
+                    raise _taken(self.view.state.vm.shown)
                 self._printer.tick(self.view, asyncio.get_running_loop().time())
 
-    def interrupted(self, engine: Engine) -> None:
+    def interrupted(self, engine: Engine | Remote) -> None:
         """Cancel; then say what would be left behind; only the third time leave it."""
         self._interrupts += 1
         if self._interrupts == 1:
             engine.request(CancelWish(self.key))
             self._printer.say("cancelling; wait for the checked end")
+        elif isinstance(engine, Remote):
+            self._printer.say("it is cancelled without this terminal too; vmtui attach shows it, vmtui jobs how it ended")
+            os._exit(Exit.CANCELLED)
         elif self._interrupts == 2:
             self._printer.say(f"not finished yet: {self._left_behind()}; press Ctrl-C once more to leave it like that")
         else:
@@ -117,7 +215,7 @@ class _Front:
 
 
 @contextlib.contextmanager
-def _signals(interrupted: Callable[[Engine], None], engine: Engine) -> Any:
+def _signals(interrupted: Callable[[Engine | Remote], None], engine: Engine | Remote) -> Any:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted, engine)
@@ -287,6 +385,21 @@ class LivePrinter(LinePrinter):
     def end(self, view: VmView, result: Result) -> None:
         self._clear()
         super().end(view, result)
+
+
+class EndPrinter(LinePrinter):
+    """Only how it ended."""
+
+    def show(self, view: VmView) -> None:
+        pass
+
+
+class JsonEndPrinter(JsonPrinter):
+    """Only the result."""
+
+    def show(self, view: VmView) -> None:
+        work = view.state.work
+        self._began = work.started if work is not None and self._began is None else self._began
 
 
 def live_line(view: VmView, since: Pace | None) -> str:

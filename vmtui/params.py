@@ -16,9 +16,11 @@ from vmtui.backend.core.state import State, Tuned, Watching
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, FoundVm, Peer, process
 from vmtui.backend.engine import Engine
+from vmtui.backend.remote import Remote, open_engine
 
 TOLD = (Fact.NAME, Fact.MIGRATION, Fact.FEATURES, Fact.PARAMETERS, Fact.CAPABILITIES)
 """What must be known before anything is shown or set."""
+CHANGING = (Fact.PARAMETERS, Fact.CAPABILITIES)
 LIMIT = 30.0
 """Seconds for QEMU to tell all that, or to set what was asked for."""
 
@@ -38,7 +40,7 @@ def show(vm: FoundVm, wanted: Sequence[str], *, as_json: bool) -> int:
 async def _settings(address: Address, peer: Peer | None, wanted: Sequence[str]) -> tuple[Entry, ...]:
     front = _Front(str(address))
     outcome: tuple[Entry, ...] | VmtuiError
-    async with Engine(front.take) as engine:
+    async with open_engine(front.take) as engine:
         engine.watch(address, peer, Watching.CLOSELY)
         try:
             outcome = await _asked(engine, front, wanted)
@@ -49,8 +51,9 @@ async def _settings(address: Address, peer: Peer | None, wanted: Sequence[str]) 
     return outcome
 
 
-async def _asked(engine: Engine, front: "_Front", wanted: Sequence[str]) -> tuple[Entry, ...]:
-    state = await front.until(_told)
+async def _asked(engine: Engine | Remote, front: "_Front", wanted: Sequence[str]) -> tuple[Entry, ...]:
+    began = asyncio.get_running_loop().time()
+    state = await front.until(lambda now: _told(now, began))
     names, wish = _read(front.key, parameters.entries(state), wanted)
     if wish is not None:
         before = state.tuned
@@ -72,7 +75,10 @@ class _Front:
         self._changed = asyncio.Event()
 
     def take(self, fleet: Fleet) -> None:
-        self._state = fleet.vms[self.key].state
+        view = fleet.vms.get(self.key)
+        if view is None:
+            return
+        self._state = view.state
         if self._state.tuned is not None and self._state.tuned.trouble is not None:
             self.refusal = self.refusal or self._state.tuned
         self._changed.set()
@@ -92,8 +98,10 @@ class _Front:
         raise Unreachable(f"QEMU does not answer: nothing within {LIMIT:g} s")
 
 
-def _told(state: State) -> bool:
-    return state.vm.link is Link.UP and all(fact in state.vm.seen for fact in TOLD)
+def _told(state: State, since: float = 0.0) -> bool:
+    """All that is needed is known, and what may have changed was asked since then."""
+    seen = state.vm.seen
+    return state.vm.link is Link.UP and all(fact in seen for fact in TOLD) and all(seen[fact] >= since for fact in CHANGING)
 
 
 def _settled(state: State, before: Tuned | None) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from vmtui.backend import config, discovery
+from vmtui.backend import config, discovery, remote
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import glance, words
 from vmtui.backend.core.errors import Exit
@@ -31,7 +31,7 @@ cancel VM         undo what is under way, in any phase
 wait VM SECONDS   give its guest more time to let go of its card
 run VM            resume a guest that is paused, or was left paused, and bring its card back
 look              look for VMs again
-quit              end; while something is under way it goes on to its end first
+quit              end; what is under way goes on to its checked end
 """
 QUARTERS = 4
 """A copy is told of at each quarter, not at each step."""
@@ -46,10 +46,14 @@ class Source(Protocol):
 class Plain:
     """`changes` gives the lines that are new; `obey` takes a line of the user's. `place` names the file for a VM."""
 
-    def __init__(self, source: Source, place: Callable[[str], str], *, read_only: bool = False) -> None:
+    def __init__(
+        self, source: Source, place: Callable[[str], str], *, read_only: bool = False, outlives: bool = False
+    ) -> None:
         self._source = source
         self._place = place
         self._read_only = read_only
+        self.outlives = outlives
+        """What is under way goes on when this ends."""
         self._told: dict[str, tuple[str, ...]] = {}
         self._ended: dict[str, float] = {}
         self.leaving = False
@@ -99,7 +103,7 @@ class Plain:
                 return HELP.rstrip()
             case "quit" | "exit", []:
                 self.leaving = True
-                return "what is under way goes on to its end first; cancel VM undoes it" if self.busy else ""
+                return self._leaving() if self.busy else ""
             case "list", []:
                 return "\n".join(self._list()) or glance.nothing(self._source.fleet.host, False)
             case "look", []:
@@ -110,6 +114,11 @@ class Plain:
             case "wait", [name, seconds] if seconds.isdigit() and 0 < int(seconds) < 1_000_000:
                 return self._about(name, lambda view: self._ask(WaitWish(view.state.vm.key, int(seconds)), "waiting on"))
         return f"{printable(line, 80)!r} is not understood; help says what is"
+
+    def _leaving(self) -> str:
+        if self.outlives:
+            return "vmtui's engine goes on with what is under way; vmtui attach shows it"
+        return "what is under way goes on to its end first; cancel VM undoes it"
 
     def _list(self) -> Iterator[str]:
         for each in glance.glances(self._source.fleet):
@@ -167,8 +176,11 @@ def show(names: Sequence[str], *, directory: str | None = None, read_only: bool 
     """The flat text mode, until its input ends or says so; what is under way goes on to its end first."""
     place = config.snapshot_dir(directory)
     vms = discovery.discover() if names else ()
+    remote.ensure()
     service = Service(place, [discovery.resolve(name, vms) for name in names])
-    plain = Plain(service, lambda name: str(place / f"{name}.vmstate"), read_only=read_only)
+    plain = Plain(
+        service, lambda name: str(place / f"{name}.vmstate"), read_only=read_only, outlives=not remote.is_inside()
+    )
     heard, told = os.pipe()
     service.start(lambda _fleet: _wake(told))
     print("vmtui: one line for each thing that changes; help says what can be asked for")
@@ -189,7 +201,7 @@ def _wake(told: int) -> None:
 def _talk(plain: Plain, heard: int) -> None:
     waiting = [sys.stdin.fileno(), heard]
     unread = b""
-    while not plain.leaving or plain.busy:
+    while not plain.leaving or (plain.busy and remote.is_inside()):
         ready = select.select(waiting, [], [], 1.0)[0]
         if heard in ready:
             os.read(heard, 1 << 16)

@@ -23,7 +23,12 @@ from vmtui.headless import Printer, printer_for
 
 def show(path: Path, *, speed: float, as_json: bool) -> int:
     """Play a journal; the exit code is the one that the save had, 1 where the journal ends before it."""
-    player = _Player(printer_for(as_json=as_json), speed)
+    return play(path, printer_for(as_json=as_json), speed)
+
+
+def play(path: Path, printer: Printer, speed: float) -> int:
+    """As `show`, to any printer."""
+    player = _Player(printer, speed)
     try:
         for line in read_journal(path):
             player.take(line)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from vmtui import settings
 from vmtui.app import Leave, VmtuiApp
-from vmtui.backend import config, discovery
+from vmtui.backend import config, discovery, remote
 from vmtui.backend.core import words
 from vmtui.backend.core.errors import Exit, StoreError
 from vmtui.backend.core.fleet import Fleet
@@ -21,13 +21,17 @@ def show(names: Sequence[str], *, directory: str | None = None, read_only: bool 
     """Run it until the user ends it; returns the exit code. Raises UsageError for a name that means nothing."""
     chosen = settings.read()
     vms = discovery.discover() if names else ()
+    remote.ensure()
     service = Service(config.snapshot_dir(directory), [discovery.resolve(name, vms) for name in names])
-    app = VmtuiApp(service, read_only=read_only, settings=chosen, keep=keep)
+    outlives = not remote.is_inside()
+    app = VmtuiApp(service, read_only=read_only, outlives=outlives, settings=chosen, keep=keep)
     signal.signal(signal.SIGHUP, lambda _number, _frame: app.exit(Leave.WHEN_DONE))
     try:
         left = app.run()
-        if left == Leave.WHEN_DONE:
+        if left == Leave.WHEN_DONE and not outlives:
             _wait(service)
+        elif left == Leave.WHEN_DONE:
+            _say("vmtui's engine goes on with what is under way; vmtui, or vmtui attach, shows it")
     finally:
         service.stop()
     if service.error is not None:

@@ -33,4 +33,4 @@ def test_a_question_is_answered(keys: tuple[str, ...], answer: bool) -> None:
     (("down", "enter"), Quit.GO_ON),
 ])  # fmt: skip
 def test_quitting_with_a_save_under_way_asks(keys: tuple[str, ...], answer: Quit) -> None:
-    assert answered(QuitDialog(["web1", "db1"]), *keys) is answer
+    assert answered(QuitDialog(["web1", "db1"], outlives=True), *keys) is answer

@@ -1,7 +1,10 @@
 """Where do saved states, journals and locks live?"""
 
 import os
+import tempfile
 from pathlib import Path
+
+from vmtui.backend.simulated import DIRECTORY
 
 
 def state_home() -> Path:
@@ -24,6 +27,20 @@ def journal_dir() -> Path:
 
 def lock_dir() -> Path:
     return state_home() / "locks"
+
+
+def runtime_dir() -> Path:
+    """Where the engine's socket is: of this boot, and of this user alone."""
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "vmtui"
+    if os.geteuid() == 0:
+        return Path("/run/vmtui")
+    return Path(tempfile.gettempdir()) / f"vmtui-{os.geteuid()}"
+
+
+def demo_dir() -> str:
+    """The directory of simulated VMs that this process is confined to, or nothing."""
+    return os.environ.get(DIRECTORY, "")
 
 
 def private_directory(path: Path) -> Path:

@@ -32,7 +32,7 @@ from vmtui.backend.core.commands import (
     Surveyed,
     Verify,
 )
-from vmtui.backend.core.errors import RefusedError, StoreError, Unreachable
+from vmtui.backend.core.errors import RefusedError, StoreError, Unreachable, VmtuiError
 from vmtui.backend.core.events import (
     Answered,
     AnyEvent,
@@ -78,12 +78,16 @@ RECONNECT_SELDOM = 15.0
 """Seconds between two attempts, at the most, while nothing is done to the VM: somebody else may hold its monitor."""
 CONNECTING = 32
 """Monitors that are connected to at the same time: a thousand at once would all be slow to greet, and look held."""
+GIVEN_BACK = "its monitor was given back; it is taken again when something is asked of the VM"
 LARGE_MESSAGE = 4096
 """Bytes of JSON above which a record shows only how long a message was."""
 
 
 class Engine:
     """All sessions. Use `async with Engine(publish) as engine`, then `engine.watch(address)` and `engine.request(...)`."""
+
+    trouble: VmtuiError | None = None
+    """An engine in a process of its own (`remote`) may have some; this one has none."""
 
     def __init__(self, publish: Callable[[Fleet], None]) -> None:
         self._publish = publish
@@ -144,6 +148,12 @@ class Engine:
         self._views.pop(key, None)
         self._publish(Fleet(dict(self._views)))
 
+    def release(self, key: str) -> None:
+        """Give a VM's monitor back, until something is asked of it. What is under way keeps it."""
+        session = self._sessions.get(key)
+        if session is not None and not session.state.busy:
+            session.give_back()
+
     @property
     def views(self) -> Mapping[str, VmView]:
         """Each VM as it is now."""
@@ -202,6 +212,11 @@ class Session:
         self._partial: store.Partial | None = None
         self._lock: store.VmLock | None = None
         self._stop = store.StopFlag()
+        self._wanted = asyncio.Event()
+        """Not set while the monitor is given back to others."""
+        self._wanted.set()
+        self._held: list[VmRequest] = []
+        """What was asked for while it was: for when it has been taken again."""
         self._reply_id: object = None
         """The id of the outstanding command: a late reply to an earlier one is nobody's."""
 
@@ -216,7 +231,16 @@ class Session:
     def wish(self, request: VmRequest) -> None:
         if isinstance(request, CancelWish):
             self._stop.set = True
-        self._inbox.put_nowait(_wished(request, _now()))
+        if self._wanted.is_set():
+            self._inbox.put_nowait(_wished(request, _now()))
+        elif not isinstance(request, WatchWish) or request.closely:
+            self._held.append(request)
+            self._wanted.set()
+
+    def give_back(self) -> None:
+        self._wanted.clear()
+        if self._monitor is not None:
+            self._group.create_task(self._hang_up())
 
     def take_over(self, left: Unfinished, lock: store.VmLock) -> None:
         """The state, journal and file of another engine, whose VM is locked by `lock` now."""
@@ -229,6 +253,7 @@ class Session:
         except StoreError:
             journal.close()
             raise
+        self._wanted.set()
         self.state = msgspec.structs.replace(left.state, watching=self.state.watching)
         self._journal, self._partial, self._lock = journal, partial, lock
         self._peer = self._peer or left.peer()
@@ -323,7 +348,8 @@ class Session:
                 began = _now()
                 why = await self._one_connection()
                 link = Link.LOST if self._alive() else Link.GONE
-                self._inbox.put_nowait(Disconnected(_now(), link, why))
+                self._inbox.put_nowait(Disconnected(_now(), link, why if self._wanted.is_set() else GIVEN_BACK))
+                await self._wanted.wait()
                 pause = RECONNECT_EVERY if _now() - began > RECONNECT_SELDOM else min(pause * 2, RECONNECT_SELDOM)
                 await self._pause(pause)
         finally:
@@ -347,11 +373,18 @@ class Session:
                 async with self._gate:
                     await monitor.connect()
         except Unreachable as error:
+            self._ask_what_was_held()
             return str(error)
         self._monitor = monitor
         self._peer = monitor.peer if monitor.peer and monitor.peer.is_qemu else self._known_process
         self._inbox.put_nowait(self._greeted(monitor))
+        self._ask_what_was_held()
         return await monitor.closed()
+
+    def _ask_what_was_held(self) -> None:
+        held, self._held = self._held, []
+        for request in held:
+            self._inbox.put_nowait(_wished(request, _now()))
 
     def _greeted(self, monitor: Monitor) -> Connected:
         peer = self._peer

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ from vmtui.backend.core.text import printable
 VERSION = 1
 LINE_LIMIT = 16 << 20
 """Bytes of one line that a reader takes: no reply is as long."""
+END_LINE = 4096
+"""Bytes at the end of a journal that hold its last line, if that is its end."""
+KEPT = 500
+KEPT_BYTES = 512 << 20
+"""Of journals that came to their end, so many and so much are kept; others are always."""
 
 
 class Head(msgspec.Struct, frozen=True, tag_field="kind", tag="journal"):
@@ -175,6 +181,27 @@ def _safe(name: str) -> str:
 
 def _line(line: Line) -> bytes:
     return _encoder.encode(line) + b"\n"
+
+
+def tidy() -> None:
+    """Remove the oldest journals that came to their end, beyond what is kept. Raises nothing."""
+    with suppress(OSError):
+        paths = sorted(journal_dir().glob("*.ndjson"), reverse=True)  # a name begins with the time
+        sizes = list(accumulate(path.stat().st_size for path in paths))
+        for number, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+            if (number >= KEPT or size > KEPT_BYTES) and has_ended(path):
+                path.unlink(missing_ok=True)
+
+
+def has_ended(path: Path) -> bool:
+    """A look at its last line: most journals have come to their end, and some are long. Raises OSError."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - END_LINE, 0))
+        last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    with suppress(msgspec.MsgspecError):
+        msgspec.json.decode(last, type=EndLine)
+        return True
+    return False
 
 
 def read_journal(path: Path) -> Iterator[Line]:

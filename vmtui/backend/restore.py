@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from vmtui.backend import discovery
-from vmtui.backend.config import private_directory
+from vmtui.backend.config import private_directory, runtime_dir
 from vmtui.backend.core import cmdline
 from vmtui.backend.core.cmdline import RestoreCommand
 from vmtui.backend.core.errors import RefusedError, StoreError, Unreachable, VmtuiError
@@ -70,7 +70,7 @@ def plan(path: Path) -> Plan:
     _present(manifest)
     alive = any(vm.argv == manifest.argv for vm in discovery.discover())
     name = f"{manifest.name or 'vm'}-restored" if alive else manifest.name
-    directory = Path(tempfile.mkdtemp(prefix="vmtui-", dir=_runtime_directory()))
+    directory = Path(tempfile.mkdtemp(prefix="vmtui-", dir=private_directory(runtime_dir())))
     command = cmdline.for_restore(manifest.argv, name=name, directory=str(directory), original_alive=alive)
     if manifest.background and "-S" not in command.argv:
         command = RestoreCommand((*command.argv, "-S"), command.qmp_path, command.problems, command.notes)
@@ -150,11 +150,6 @@ def _output_of(argv: tuple[str, ...], manifest: Manifest) -> str:
 def _environment(manifest: Manifest) -> dict[str, str]:
     wanted = {name: value for name, value in manifest.host.environment if name in ENVIRONMENT}
     return {**os.environ, **wanted}
-
-
-def _runtime_directory() -> Path:
-    base = os.environ.get("XDG_RUNTIME_DIR") or ("/run" if os.geteuid() == 0 else tempfile.gettempdir())
-    return private_directory(Path(base) / (f"vmtui-{os.geteuid()}" if base == tempfile.gettempdir() else "vmtui"))
 
 
 # --- doing it -----------------------------------------------------------------------------------------------------

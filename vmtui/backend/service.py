@@ -32,6 +32,7 @@ from vmtui.backend.core.state import State, Watching
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import FoundVm
 from vmtui.backend.engine import Engine
+from vmtui.backend.remote import Remote, open_engine
 from vmtui.backend.store import StopFlag
 from vmtui.backend.stream import StreamInterrupted
 
@@ -47,6 +48,7 @@ class Service:
         self._publish: Callable[[Fleet], None] = lambda _fleet: None
         self._directory = directory
         self._named = tuple(named)
+        self._keys = {str(vm.address) for vm in named}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._told = threading.Event()
@@ -56,8 +58,9 @@ class Service:
         self._shelf_asked = asyncio.Event()
         self._reads: dict[str, StopFlag] = {}
         """By path: those under way, and how to stop each."""
-        self._engine: Engine | None = None
+        self._engine: Engine | Remote | None = None
         self._fleet = Fleet()
+        self._watched: set[str] = set()
         self._without_monitor: dict[str, VmView] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self.error: BaseException | None = None
@@ -103,7 +106,7 @@ class Service:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         host = Host(socket.gethostname(), offset=time.time() - time.monotonic())
-        async with Engine(self._vms_changed) as engine:
+        async with open_engine(self._vms_changed) as engine:
             self._engine = engine
             self._tell(replace(self._fleet, host=host))
             self._ready.set()
@@ -115,11 +118,16 @@ class Service:
                 reading.set = True  # nobody waits for a file that is still read through
 
     def _vms_changed(self, fleet: Fleet) -> None:
+        if self._named:  # the engine may be at work for other front ends too
+            fleet = replace(fleet, vms={key: view for key, view in fleet.vms.items() if key in self._keys})
         before = self._fleet.vms
         changed = ((before.get(key), view) for key, view in fleet.vms.items() if before.get(key) is not view)
         if any(_file_of(was) != _file_of(view) for was, view in changed):
             self._shelf_asked.set()
-        self._tell(replace(self._fleet, vms={**self._without_monitor, **fleet.vms}))
+        host = self._fleet.host
+        if self._engine is not None and self._engine.trouble is not None:
+            host = replace(host, trouble=str(self._engine.trouble))
+        self._tell(replace(self._fleet, host=host, vms={**self._without_monitor, **fleet.vms}))
 
     def _tell(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -173,14 +181,16 @@ class Service:
         for key, view in known.items():
             if key not in seen and view.state.vm.link is not Link.UP:
                 self._engine.forget(key)
+                self._watched.discard(key)
         host = replace(self._fleet.host, surveyed=True, unreadable=unreadable)
-        vms = {**self._without_monitor, **self._engine.views}
-        self._tell(replace(self._fleet, host=host, vms=vms))
+        self._fleet = replace(self._fleet, host=host)
+        self._vms_changed(Fleet(dict(self._engine.views)))
 
-    def _watch(self, engine: Engine, vm: FoundVm) -> str:
+    def _watch(self, engine: Engine | Remote, vm: FoundVm) -> str:
         assert vm.address is not None
-        if str(vm.address) in engine.views:
+        if str(vm.address) in self._watched:
             return str(vm.address)
+        self._watched.add(str(vm.address))
         process = discovery.process(vm.pid) if vm.pid else None
         return engine.watch(vm.address, process, Watching.GLANCE, vm.name)
 

@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from vmtui.backend.config import journal_dir
 from vmtui.backend.core.commands import Action
 from vmtui.backend.core.errors import RefusedError, StoreError, UsageError
@@ -19,14 +17,22 @@ from vmtui.backend.core.recovery import OtherRules, recovered
 from vmtui.backend.core.state import State
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, Peer, process, process_alive
-from vmtui.backend.journal import ActionLine, BaselineLine, EndLine, EventLine, FactsLine, Head, Line, read_journal
+from vmtui.backend.journal import (
+    ActionLine,
+    BaselineLine,
+    EndLine,
+    EventLine,
+    FactsLine,
+    Head,
+    Line,
+    has_ended,
+    read_journal,
+)
 from vmtui.backend.store import VmLock
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MISFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What the reducer and the printers may raise when an answer is played to them that belongs to another question."""
-END_LINE = 4096
-"""Bytes at the end of a journal that hold its last line, if that is its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +117,8 @@ def unfinished_journals() -> tuple[Unfinished, ...]:
     found = []
     for path in sorted(journal_dir().glob("*.ndjson")):
         with suppress(OSError, UsageError, StoreError, RefusedError):
-            if not _has_ended(path):
+            if not has_ended(path):
                 left = read_unfinished(path)
                 VmLock(left.lock_key).release()
                 found.append(left)
     return tuple(found)
-
-
-def _has_ended(path: Path) -> bool:
-    """A look at its last line: most journals have come to their end, and some are long."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - END_LINE, 0))
-        last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
-    with suppress(msgspec.MsgspecError):
-        msgspec.json.decode(last, type=EndLine)
-        return True
-    return False

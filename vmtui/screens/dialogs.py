@@ -100,17 +100,23 @@ class Quit(StrEnum):
     CANCEL = "cancel"
 
 
+_GOES_ON = {
+    True: "vmtui's engine goes on with it, to its checked end. vmtui, or vmtui attach, shows it again, in any terminal.",
+    False: "It goes on in this terminal without the screen, until its checked end. Do not close the terminal.",
+}
+"""By whether the engine outlives this terminal."""
+
+
 class QuitDialog(Question[Quit]):
-    def __init__(self, busy: Iterable[str]) -> None:
-        """`busy` are the names of the VMs that something is done to."""
+    def __init__(self, busy: Iterable[str], *, outlives: bool) -> None:
+        """`busy` are the VMs that something is done to; `outlives`: the engine does not end with the screen."""
         names = [printable(name, 40) for name in busy]
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         super().__init__(
             f"Something is being done to {shown}. Quit all the same?",
             (
                 Answer(Quit.STAY, "n", "Stay", "Nothing changes."),
-                Answer(Quit.GO_ON, "g", "Quit, and let it go on",
-                       "It goes on in this terminal without the screen, until its checked end. Do not close the terminal."),
+                Answer(Quit.GO_ON, "g", "Quit, and let it go on", _GOES_ON[outlives]),
                 Answer(Quit.CANCEL, "c", "Cancel it, then quit",
                        "The VM is put back as it was, and looked at. Where the guest does not let go of its card, this "
                        "takes up to 30 s.", dangerous=True),

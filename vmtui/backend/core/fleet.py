@@ -41,6 +41,8 @@ class Host(msgspec.Struct, frozen=True):
     """Its processes were looked through at least once."""
     unreadable: int = 0
     """Processes of other users that could not be looked at."""
+    trouble: str = ""
+    """Why nothing can be asked of the engine, in words; empty when it can."""
     offset: float = 0.0
     """Seconds to add to a time of the engine's clock to have seconds since 1970."""
 

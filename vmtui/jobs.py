@@ -1,0 +1,286 @@
+"""What the engine is doing and did, without a screen: `vmtui jobs`, `attach`, `wait`, `cancel`, `release`, `recover`.
+
+A job is a workflow that changed something; its id is the name of its journal, and the journal outlives the engine.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from vmtui import headless, replay
+from vmtui.backend import config, discovery, remote
+from vmtui.backend.core.errors import Exit, RefusedError, UsageError, VmtuiError
+from vmtui.backend.core.events import Wish
+from vmtui.backend.core.fleet import CancelWish, Fleet, VmView
+from vmtui.backend.core.model import Options, Outcome
+from vmtui.backend.core.result import Result, report
+from vmtui.backend.core.text import printable
+from vmtui.backend.discovery import Address, FoundVm
+from vmtui.backend.engine import Engine, finished
+from vmtui.backend.journal import EndLine, EventLine, Head, Line, has_ended, read_journal
+from vmtui.backend.remote import Remote, open_engine
+from vmtui.backend.store import VmLock
+from vmtui.backend.unfinished import Unfinished, read_unfinished, unfinished_journals
+
+SHOWN = 20
+"""Jobs that are listed, the latest: all with --all."""
+ALL_AT_ONCE = 1e9
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One line of `vmtui jobs --json`."""
+
+    id: str
+    vm: str
+    goal: str
+    state: str
+    """`running`, `unfinished` (its engine was ended; vmtui recover), or the outcome."""
+    began: float
+    """Seconds since 1970."""
+    output: str
+    key: str
+    """The monitor's address."""
+    journal: str
+
+
+def show(*, as_json: bool, everything: bool = False) -> int:
+    """List jobs, the latest last."""
+    paths = sorted(config.journal_dir().glob("*.ndjson"))
+    for job in _jobs(paths if everything else paths[-SHOWN:]):
+        if as_json:
+            print(json.dumps(msgspec.to_builtins(job)))
+        else:
+            where = f"  {printable(job.output)}" if job.output else ""
+            print(f"{job.id}  {printable(job.vm, 40):16} {job.goal:6} {job.state}{where}")
+    return Exit.OK
+
+
+def _jobs(paths: list[Path]) -> Iterator[Job]:
+    for path in paths:
+        try:
+            lines = list(read_journal(path))
+        except VmtuiError as error:
+            sys.stderr.write(f"vmtui: {printable(str(error), 300)}\n")
+            continue
+        if lines and isinstance(lines[0], Head):
+            yield _job(path, lines[0], lines)
+
+
+def _job(path: Path, head: Head, lines: list[Line]) -> Job:
+    events = [line.event for line in lines if isinstance(line, EventLine)]
+    wish = next((event for event in events if isinstance(event, Wish)), None)
+    state = lines[-1].outcome if isinstance(lines[-1], EndLine) else _state_of(path)
+    goal, output = (wish.options.goal, wish.options.output) if wish is not None else ("", "")
+    return Job(path.stem, _name(path), goal, state, head.wall, output, head.key, str(path))
+
+
+def _name(path: Path) -> str:
+    """`TIME-NAME-PID`: of a VM whose name has odd characters, what the journal's name made of it."""
+    return path.stem.split("-", 1)[-1].rsplit("-", 1)[0]
+
+
+def _state_of(path: Path) -> str:
+    """Of a journal without an end: whoever works on its VM holds the lock."""
+    try:
+        VmLock(read_unfinished(path).lock_key).release()
+    except RefusedError:
+        return "running"
+    except VmtuiError:
+        pass
+    return "unfinished"
+
+
+# --- one of them --------------------------------------------------------------------------------------------------
+
+
+def _target(spec: str) -> FoundVm:
+    """A job's id or a VM. Raises UsageError."""
+    path = _journal_of(spec)
+    if path is None:
+        return discovery.resolve(spec, discovery.discover())
+    head = next(read_journal(path), None)
+    if not isinstance(head, Head):
+        raise UsageError(f"{printable(spec)} is no job")
+    return FoundVm(_name(path), None, None, Address.parse(head.key))
+
+
+def _journal_of(spec: str) -> Path | None:
+    if "/" in spec or spec.startswith("."):
+        return None
+    path = config.journal_dir() / f"{spec}.ndjson"
+    return path if path.is_file() else None
+
+
+def attach(spec: str | None, *, as_json: bool) -> int:
+    """Show what is done to a VM, from its beginning to its end; without a VM the only one that something is done to."""
+    vm = _target(spec) if spec is not None else headless.ended(_only_one())
+    return int(headless.attach(vm, headless.printer_for(as_json=as_json)).exit_code)
+
+
+async def _only_one() -> FoundVm:
+    async with open_engine(lambda _fleet: None) as engine:
+        busy = [view for view in engine.views.values() if view.state.busy]
+    if not busy:
+        raise RefusedError("nothing is under way; vmtui jobs tells what was")
+    if len(busy) > 1:
+        names = ", ".join(printable(view.state.vm.shown, 60) for view in busy)
+        raise UsageError(f"something is done to {len(busy)} VMs: {names}; name one")
+    vm = busy[0].state.vm
+    return FoundVm(vm.shown, None, vm.pid or None, Address.parse(vm.key))
+
+
+def wait(spec: str, *, as_json: bool) -> int:
+    """Until a job, or what is done to a VM, is over; the exit code is that of the job."""
+    path = _journal_of(spec)
+    if path is not None and has_ended(path):
+        return _ended(path, as_json=as_json)
+    printer = _end_printer(as_json=as_json)
+    try:
+        return int(headless.attach(_target(spec), printer).exit_code)
+    except RefusedError:
+        if path is not None and has_ended(path):  # it came to its end meanwhile
+            return _ended(path, as_json=as_json)
+        raise
+
+
+def _ended(path: Path, *, as_json: bool) -> int:
+    """The journal played to its end gives the very result."""
+    return replay.play(path, _end_printer(as_json=as_json), ALL_AT_ONCE)
+
+
+def _end_printer(*, as_json: bool) -> headless.Printer:
+    return headless.JsonEndPrinter() if as_json else headless.EndPrinter()
+
+
+def cancel(spec: str, *, as_json: bool) -> int:
+    """Undo what is done to a VM, and wait for its checked end. 0 when the VM is as before; else the code of the job."""
+    result = headless.ended(_cancelled(_target(spec), as_json=as_json))
+    return Exit.OK if result.outcome is Outcome.CANCELLED else int(result.exit_code)
+
+
+async def _cancelled(vm: FoundVm, *, as_json: bool) -> Result:
+    if vm.address is None:
+        raise RefusedError(f"{printable(vm.name)} has no monitor that can be used")
+    front = _Follower(str(vm.address))
+    async with open_engine(front.take) as engine:
+        front.take(Fleet(dict(engine.views)))
+        if front.view is None or not front.view.state.busy:
+            raise RefusedError(f"nothing is done to {printable(vm.name)} now; vmtui jobs tells what was")
+        engine.watch(vm.address)
+        engine.request(CancelWish(front.key))
+        await front.end(engine)
+    result = report(front.view.state)
+    _end_printer(as_json=as_json).end(front.view, result)
+    return result
+
+
+class _Follower:
+    """The latest of one VM, until nothing is done to it any more."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.view: VmView | None = None
+        self._changed = asyncio.Event()
+
+    def take(self, fleet: Fleet) -> None:
+        self.view = fleet.vms.get(self.key, self.view)
+        self._changed.set()
+
+    async def end(self, engine: Engine | Remote) -> None:
+        while not finished(self.view):
+            if engine.trouble is not None:
+                raise engine.trouble
+            self._changed.clear()
+            await self._changed.wait()
+
+
+# --- monitors, and what was left ----------------------------------------------------------------------------------
+
+
+def release(spec: str) -> int:
+    """Give a VM's monitor back to others, until vmtui is asked for something that needs it."""
+    vm = _target(spec)
+    if not remote.is_running():
+        print(f"{printable(vm.name)}: vmtui holds no monitor")
+        return Exit.OK
+    headless.ended(_release(vm))
+    print(f"{printable(vm.name)}: its monitor is free for others")
+    return Exit.OK
+
+
+async def _release(vm: FoundVm) -> None:
+    async with open_engine(lambda _fleet: None) as engine:
+        view = engine.views.get(str(vm.address))
+        if view is not None and view.state.busy:
+            raise RefusedError(f"something is done to {printable(vm.name)}: its monitor is needed until that is over")
+        engine.release(str(vm.address))
+
+
+def recover(*, dry_run: bool, as_json: bool) -> int:
+    """Go on with what a vmtui that was ended left unfinished; 0 when all of it came to a good end, else the worst code."""
+    found = unfinished_journals()
+    if not found:
+        print("nothing was left unfinished", file=sys.stderr if as_json else sys.stdout)
+        return Exit.OK
+    for left in found if dry_run else ():
+        _tell_left(left, as_json=as_json)
+    return Exit.OK if dry_run else max(headless.ended(_recovered(found, as_json=as_json)))
+
+
+def _tell_left(left: Unfinished, *, as_json: bool) -> None:
+    work, vm = left.state.work, left.state.vm
+    assert work is not None
+    known = {"id": left.path.stem, "vm": vm.shown, "goal": work.options.goal, "phase": work.phase,
+             "runstate": vm.runstate, "rebooted": left.rebooted, "output": work.options.output}  # fmt: skip
+    if as_json:
+        print(json.dumps(known))
+        return
+    when = "before this host was started anew" if left.rebooted else f"in the phase {work.phase}"
+    print(f"{left.path.stem}  {printable(vm.shown, 60)}: a {work.options.goal} was ended {when}; it is gone on with, or "
+          "undone, by vmtui recover")  # fmt: skip
+
+
+async def _recovered(found: tuple[Unfinished, ...], *, as_json: bool) -> list[int]:
+    fronts = [_Follower(str(left.address)) for left in found]
+
+    def take(fleet: Fleet) -> None:
+        for front in fronts:
+            front.take(fleet)
+
+    async with open_engine(take) as engine:
+        take(Fleet(dict(engine.views)))
+        for left in found:
+            if isinstance(engine, Remote):
+                engine.watch(left.address)
+            else:
+                engine.resume(left.path)
+        if isinstance(engine, Remote):
+            engine.recover()
+        await asyncio.gather(*(front.end(engine) for front in fronts))
+    codes = []
+    for front in fronts:
+        assert front.view is not None
+        _end_printer(as_json=as_json).end(front.view, report(front.view.state))
+        codes.append(_code(front.view))
+    return codes
+
+
+def _code(view: VmView) -> int:
+    """That a save was cancelled or failed is no failure of putting things right."""
+    return Exit.ATTENTION if report(view.state).outcome is Outcome.ATTENTION else Exit.OK
+
+
+def begin(vm: FoundVm, options: Options, *, as_json: bool) -> int:
+    """`vmtui save --detach`: the job's id, or how it ended already."""
+    if remote.is_inside():
+        raise UsageError("--detach needs an engine in a process of its own: unset VMTUI_ENGINE")
+    found = headless.begin(vm, options, _end_printer(as_json=as_json))
+    if isinstance(found, Result):
+        return int(found.exit_code)
+    name = Path(found).stem
+    print(json.dumps({"kind": "job", "id": name, "journal": found}) if as_json else name)
+    return Exit.OK
