@@ -6,7 +6,7 @@ MINUTES ?= 10
 DEPTH ?= 2
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo check test explore fuzz mutate bench docs pictures clean
+.PHONY: help demo check test chaos explore fuzz mutate bench docs pictures clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -39,6 +39,10 @@ fuzz: $(BIN)/.ready ## wrong messages and streams from new seeds, for VMTUI_FUZZ
 
 mutate: $(BIN)/.ready ## delete or weaken each rule of the workflow in turn: the core tests must notice
 	$(BIN)/python -m tools.mutate
+
+chaos: $(BIN)/.ready ## end vmtui at random moments, in every way, and look what became of guest, card and file
+	tools/setup-host qemu more-qemus
+	$(BIN)/python -m tests.chaos
 
 explore: $(BIN)/.ready ## walk every way a save can go wrong, for MINUTES (10), DEPTH (2) faults deep
 	$(BIN)/python -m tests.explore --minutes $(MINUTES) --depth $(DEPTH) --jobs $(JOBS)

@@ -14,7 +14,6 @@ from vmtui.backend.core.fleet import Begin, CancelWish, Record, VmView
 from vmtui.backend.core.model import Options, Outcome
 from vmtui.backend.journal import EndLine, Head, Journal
 
-
 T = TypeVar("T")
 
 

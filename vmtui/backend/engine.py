@@ -136,6 +136,7 @@ class Engine:
         if key not in self._sessions:
             self._sessions[key] = session
             session.start(self._tasks)
+        session.show()
         return key
 
     def forget(self, key: str) -> None:
@@ -270,7 +271,7 @@ class Session:
                 self._handle(await self._next_event())
                 while not self._inbox.empty():
                     self._handle(self._inbox.get_nowait())
-                self._publish_now()
+                self.show()
         finally:
             self._tidy_up()
 
@@ -317,7 +318,8 @@ class Session:
         self._records += 1
         self._log.append(Record(self._records, at, kind, data))
 
-    def _publish_now(self) -> None:
+    def show(self) -> None:
+        """Publish what it knows."""
         journal = str(self._journal.path) if self._journal and self._journal.path else ""
         self._publish(VmView(self.state, tuple(self._log), journal, self._name))
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from vmtui.backend import server, wire
 from vmtui.backend.core.errors import RefusedError, StoreError, Unreachable, VmtuiError
-from vmtui.backend.core.fleet import Fleet, Record, VmRequest, VmView
+from vmtui.backend.core.fleet import Begin, Fleet, Record, VmRequest, VmView
 from vmtui.backend.core.state import Watching
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, Peer
@@ -64,6 +64,8 @@ class Remote:
         self._followed: dict[str, Follow] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._unsent: deque[wire.In] = deque()
+        self._begun: dict[str, Begin] = {}
+        """By VM: what an engine that dies now would take with it, for no journal tells of it yet."""
         self._listening: asyncio.Task[None] | None = None
         self.welcome: Welcome | None = None
         self.trouble: VmtuiError | None = None
@@ -112,6 +114,8 @@ class Remote:
 
     def request(self, request: VmRequest) -> None:
         """Take a wish; what comes of it is seen in the fleet. It is kept while an engine is started anew."""
+        if isinstance(request, Begin):
+            self._begun[request.key] = request
         self._send(request)
 
     async def sent(self) -> None:
@@ -154,7 +158,8 @@ class Remote:
             raise Unreachable("what listens in the place of vmtui's engine is of another version, or none of it; "
                               "vmtui engine stop ends it once nothing is under way") from error  # fmt: skip
         self.welcome, self._writer = answer, writer
-        for message in (*self._followed.values(), *self._unsent):
+        again = [begin for key, begin in self._begun.items() if not _is_about(begin, self._views.get(key))]
+        for message in (*self._followed.values(), *again, *(each for each in self._unsent if each not in again)):
             writer.write(wire.packed(message))
         self._unsent.clear()
         return reader
@@ -202,11 +207,19 @@ class Remote:
         views = {key: view for key, view in self._views.items() if key not in news.gone}
         for key, view in news.vms.items():
             views[key] = replace(view, log=_joined(self._views.get(key), view))
+            begun = self._begun.get(key)
+            if begun is not None and _is_about(begun, view) and (view.journal or not view.state.busy):
+                del self._begun[key]
         self._views = views
 
     def _trouble(self, error: VmtuiError) -> None:
         self.trouble = error
         self._publish(Fleet(dict(self._views)))
+
+
+def _is_about(begin: Begin, view: VmView | None) -> bool:
+    """It is what is done, or was done last, to the VM."""
+    return view is not None and view.state.work is not None and view.state.work.options == begin.options
 
 
 def _joined(before: VmView | None, view: VmView) -> tuple[Record, ...]:

@@ -38,6 +38,7 @@ HELLO_LIMIT = 5.0
 """Seconds for a front end to say what it is."""
 APART = 0.02
 """Seconds between two messages to one front end, at the least: what changes meanwhile goes out as one."""
+BACKLOG = 1024
 FOLLOWED = 4096
 """VMs of one front end."""
 LOG_SIZE = 1 << 20
@@ -184,8 +185,9 @@ class Server:
         """`ready` is called once front ends can connect."""
         self._handle_signals()
         async with self._engine:
-            server = await asyncio.start_unix_server(self._front_end, sock=listening, backlog=1024)
-            await self._recover()
+            listening.listen(BACKLOG)
+            await self._recover()  # the first front end is to see it
+            server = await asyncio.start_unix_server(self._front_end, sock=listening, backlog=BACKLOG)
             ready()
             try:
                 await self._until_over()
