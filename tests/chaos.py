@@ -1,7 +1,7 @@
 """`make chaos`: saves whose vmtui is ended at a random moment, in every way, and what became of guest, card and file.
 
-Each round begins a save in a terminal of its own, ends something once a random phase has begun and a random while has passed,
-lets vmtui put it right (`vmtui recover`, `vmtui wait`) and looks: through another monitor, and into the directory.
+Each round begins a save in a terminal of its own, ends something a random while after a random phase has begun, lets vmtui
+put it right (`vmtui recover`, `vmtui wait`) and looks: through another monitor, and into the directory.
 VMTUI_CHAOS_ROUNDS is for twins (100) and, after a comma, for real guests (20); VMTUI_CHAOS_SEED repeats a run's choices.
 """
 
@@ -57,7 +57,7 @@ class Save:
         self.process = subprocess.Popen(
             (sys.executable, "-m", "vmtui", "save", guest.uuid, "--json"),
             stdin=slave, stdout=slave, stderr=slave, cwd=REPOSITORY, env=environment, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call, and nothing that a thread could hold
         )  # fmt: skip
         os.close(slave)
 
