@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from vmtui.backend import server
 from vmtui.backend.core.errors import StoreError, VmtuiError
 from vmtui.backend.core.sim.scenarios import world
 from vmtui.backend.sim_server import Settings, Spec, serve
@@ -166,6 +167,7 @@ def _shell(directory: Path, yours: bool) -> list[str]:
 
 def _run(directory: Path, command: Sequence[str]) -> int:
     """Run it to its end. Ctrl-C is for the command; who ends this process ends the command."""
+    (directory / "run").mkdir(mode=0o700, exist_ok=True)
     environment = {
         **os.environ,
         DIRECTORY: str(directory / "vms"),
@@ -184,7 +186,15 @@ def _run(directory: Path, command: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: process.send_signal(number))
     code = process.wait()
+    _end_engine(directory / "run" / "vmtui")
     return code if code >= 0 else 128 - code
+
+
+def _end_engine(directory: Path) -> None:
+    """What it works on ends with the demo: there is nothing to be put back."""
+    if (pid := server.pid_of_engine(directory)) is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _beside() -> Path:

@@ -357,6 +357,15 @@ def test_a_directory_that_others_can_enter_is_refused() -> None:
     assert "not this user's alone" in err
 
 
+def test_a_directory_with_too_long_a_name_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    code, _out, err = vmtui("attach")
+    assert code == Exit.STORE
+    assert "too long" in err
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user can only be played by root")
 def test_another_user_is_let_in_by_nothing(path: Path) -> None:
     script = (

@@ -31,11 +31,19 @@ def lock_dir() -> Path:
 
 def runtime_dir() -> Path:
     """Where the engine's socket is: of this boot, and of this user alone."""
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and _is_ours(runtime):  # su and sudo may hand on the one of somebody else
         return Path(runtime) / "vmtui"
     if os.geteuid() == 0:
         return Path("/run/vmtui")
     return Path(tempfile.gettempdir()) / f"vmtui-{os.geteuid()}"
+
+
+def _is_ours(directory: str) -> bool:
+    try:
+        return Path(directory).stat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def demo_dir() -> str:

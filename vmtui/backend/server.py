@@ -42,6 +42,8 @@ BACKLOG = 1024
 FOLLOWED = 4096
 """VMs of one front end."""
 LOG_SIZE = 1 << 20
+LONGEST_PATH = 107
+"""Bytes of a socket's path that Linux takes."""
 READY = b"ready\n"
 MAKE_ROOM = "vmtui engine stop ends it once nothing is under way"
 _PEER = struct.Struct("3i")
@@ -58,6 +60,10 @@ def log_path() -> Path:
 def runtime_directory() -> Path:
     """The engine's own, made where it is missing. Raises StoreError for one that somebody else could look into."""
     path = config.runtime_dir()
+    if len(str(socket_path()).encode()) > LONGEST_PATH:
+        raise StoreError(
+            f"{printable(str(path), 300)} is too long a name for a socket; set XDG_RUNTIME_DIR to a shorter one"
+        )
     try:
         config.private_directory(path)
         found = path.lstat()
@@ -92,10 +98,10 @@ class Running:
         os.close(self._fd)
 
 
-def pid_of_engine() -> int | None:
-    """Of the engine that runs; None where none does."""
+def pid_of_engine(directory: Path | None = None) -> int | None:
+    """Of the engine that runs (in `directory`); None where none does."""
     try:
-        fd = os.open(config.runtime_dir() / "engine.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open((directory or config.runtime_dir()) / "engine.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
