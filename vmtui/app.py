@@ -198,9 +198,11 @@ class VmtuiApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The palette lists what is possible now: the keys of this screen, and the looks."""
+        listed: set[str] = set()
         for active in screen.active_bindings.values():
             binding = active.binding
-            if active.enabled and binding.description and binding.show:
+            if active.enabled and binding.description and binding.show and binding.action not in listed:
+                listed.add(binding.action)
                 yield SystemCommand(binding.description, f"key {binding.key}", self._doing(active.node, binding.action))
         for theme in ALL:
             if theme.name != self.theme:
