@@ -115,9 +115,9 @@ def change_max_bandwidth(seen: Terminal, value: str) -> None:
     seen.press("enter")
     seen.until("changed by you")
     seen.press("escape")
-    seen.until("announce-step")
+    seen.until_gone("match 'max-bandw'")
     seen.press("escape")
-    seen.until_gone("announce-step")
+    seen.until_gone("DEFAULT")
 
 
 # --- cancel -------------------------------------------------------------------------------------------------------
