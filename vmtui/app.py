@@ -230,6 +230,11 @@ class VmtuiApp(App[int]):
         """The names of the VMs that something is done to."""
         return [view.state.vm.shown for view in self.source.fleet.vms.values() if view.state.busy]
 
+    def leave_from_outside(self) -> None:
+        """For a signal, which alone does not wake the loop: no question, and what is under way goes on to its end."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.exit, Leave.WHEN_DONE, context=self._of_this_app)
+
     def action_leave(self) -> None:
         if not self.busy:
             self.exit(Leave.NOW)

@@ -22,7 +22,7 @@ import pyte
 from tests.behaviour.program import REPOSITORY
 
 KEYS = {
-    "enter": "\r", "escape": "\x1b", "right": "\x1b[C", "ctrl+s": "\x13", "ctrl+u": "\x15",
+    "enter": "\r", "escape": "\x1b", "right": "\x1b[C", "ctrl+c": "\x03", "ctrl+s": "\x13", "ctrl+u": "\x15",
 }  # fmt: skip
 """What a terminal sends for a key that is no character."""
 IN_ITS_OWN_SESSION = (
@@ -126,6 +126,10 @@ class Terminal:
         """Wait for what an escape does before the next key: with one right behind it, it is another key."""
         for key in keys:
             os.write(self._master, KEYS.get(key, key).encode())
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the process, as by `kill`; the terminal stays."""
+        self._process.send_signal(number)
 
     def hang_up(self) -> None:
         """The window is closed: the kernel tells the process with SIGHUP."""

@@ -1,35 +1,30 @@
 """The terminal UI from end to end: real keys in a real terminal, and the VM asked past it, over its second monitor."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.behaviour.fixtures import AnyGuest, AnyPen
 from tests.behaviour.looking import ends, wait_until
+from tests.screen.gate import Gate, Held
+from tests.screen.hands import begin_a_save, open_the_vm, terminal
 from tests.screen.terminal import Terminal, seconds_left
 from vmtui.backend.stream import read_stream
 
 AT_LEAST = ("preflight", "prepare", "unplug", "pause", "save", "finish", "resume", "settle", "verify", "prove")
 """The phases of every save that ends well; where QEMU plugs the card back by itself, there may be nothing to replug."""
 
-
-def terminal(guest: AnyGuest) -> Terminal:
-    """vmtui on this VM alone: what others test with meanwhile is left alone."""
-    return Terminal(f"unix:{guest.qmp}", environment=guest.environment)
-
-
-def open_the_vm(seen: Terminal) -> None:
-    seen.until("1 VM", "running", "Save")
-    seen.press("enter")
-    seen.until("Nothing is under way", "esc Back")
-
-
-def begin_a_save(seen: Terminal) -> None:
-    """From the screen of the VM, by way of the pre-flight, which ends with that screen again."""
-    seen.press("s")
-    seen.until("it can be saved", "Start the save")
-    seen.press("ctrl+s")
-    seen.until_gone("Start the save")
+HELD_IN = {
+    "prepare": Held('"migrate-set-capabilities"'),
+    "unplug":  Held('"migrate"'),
+    "pause":   Held('"stop"'),
+    "finish":  Held('"query-status"', after='"completed"'),
+    "resume":  Held('"cont"'),
+    "replug":  Held('"human-monitor-command"', after='"RESUME"'),
+    "settle":  Held('"migrate-set-capabilities"', after='"RESUME"'),
+}  # fmt: skip
+"""The command that a save waits with in each phase that is over in no time otherwise."""
 
 
 def the_whole_file(guest: AnyGuest) -> Path:
@@ -85,9 +80,12 @@ def test_max_bandwidth_is_changed_during_a_save_and_the_time_left_moves(pen: Any
         open_the_vm(seen)
         begin_a_save(seen)
         guest.brake()
-        at_first = seen.until_seen(seconds_left, "the time left", 60)
-        change_max_bandwidth(seen, "200K")
-        wait_until(lambda: guest.bandwidth() == 200 << 10, "QEMU has the bandwidth that was typed")
+        seen.until("▶ save", "the guest is stopped")
+        change_max_bandwidth(seen, guest, "64K", 64 << 10)
+        at_first = seen.until_seen(
+            lambda text: left if (left := seconds_left(text) or 0) > 10 else None, "a long time left"
+        )
+        change_max_bandwidth(seen, guest, "512K", 512 << 10)
         seen.until_seen(lambda text: (seconds_left(text) or at_first) < at_first / 2 or None, "less than half of it", 60)
         assert guest.qemu("query-status")["status"] == "paused"
         guest.qemu("migrate-set-parameters", {"max-bandwidth": 1 << 40})
@@ -96,8 +94,8 @@ def test_max_bandwidth_is_changed_during_a_save_and_the_time_left_moves(pen: Any
         the_whole_file(guest)
 
 
-def change_max_bandwidth(seen: Terminal, value: str) -> None:
-    """From the screen of the VM, and back there."""
+def change_max_bandwidth(seen: Terminal, guest: AnyGuest, typed: str, bandwidth: int) -> None:
+    """From the screen of the VM, and back there; returns when QEMU has it."""
     seen.press("p")
     seen.until("announce-initial", "Change")
     seen.press("/")
@@ -110,10 +108,11 @@ def change_max_bandwidth(seen: Terminal, value: str) -> None:
     seen.until("Enter sets")
     seen.press("ctrl+u")
     seen.until_gone("Enter sets")
-    seen.press(*value)
+    seen.press(*typed)
     seen.until("Enter sets")
     seen.press("enter")
     seen.until("changed by you")
+    wait_until(lambda: guest.bandwidth() == bandwidth, "QEMU has the bandwidth that was typed")
     seen.press("escape")
     seen.until_gone("match 'max-bandw'")
     seen.press("escape")
@@ -136,23 +135,24 @@ def test_a_save_is_cancelled_while_it_writes(pen: AnyPen) -> None:
         guest.nothing_is_left()
 
 
-def test_a_guest_that_does_not_answer_is_waited_for_and_then_given_up(pen: AnyPen) -> None:
-    guest = pen.own(stubborn=True)
-    with terminal(guest) as seen:
+def test_a_save_is_cancelled_in_each_phase_in_which_something_can_be_undone(pen: AnyPen) -> None:
+    """Each is held up at a command that QEMU has not heard yet: so it is on the screen until the key is pressed."""
+    guest = pen.guest()
+    phases = {name: held for name, held in HELD_IN.items() if not (name == "pause" and pen.native_pause)}
+    door = guest.directory / "gate.sock"
+    with Gate(door, guest.qmp) as gate, terminal(guest, door) as seen:
         open_the_vm(seen)
-        begin_a_save(seen)
-        guest.waits_for_unplug()
-        seen.until("Keep waiting", "Cancel the save", "only silence tells")  # it opens by itself
-        seen.press("w")
-        seen.until("g shows what is known", "In 5")  # of the minute that was asked for
-        assert guest.migration_status() == "wait-unplug"
-
-        seen.press("g")
-        seen.until("Keep waiting", "Cancel the save")
-        seen.press("c")
-        shown = seen.until(f"{guest.name}: cancelled by the user", "none is left", "as they were", seconds=60)
-        assert "plugged, proved" in shown
-        guest.nothing_is_left()
+        for phase, held in phases.items():
+            gate.close(held)
+            begin_a_save(seen)
+            gate.await_held()
+            seen.until(f"▶ {phase} ")
+            seen.press("c")
+            seen.until("undoing: cancelled by the user")
+            gate.open()
+            shown = seen.until(f"{guest.name}: cancelled by the user", "none is left", "as they were")
+            assert "plugged, proved" in shown, phase
+            guest.nothing_is_left()
 
 
 # --- somebody goes away -------------------------------------------------------------------------------------------
@@ -173,6 +173,35 @@ def test_a_save_goes_on_to_its_checked_end_when_the_terminal_is_closed(pen: AnyP
         assert seen.end() == 0
     guest.is_as_before()
     the_whole_file(guest)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_who_is_told_to_end_while_nothing_is_done_ends_and_leaves_the_terminal_as_it_was(
+    guest: AnyGuest, number: signal.Signals
+) -> None:
+    with terminal(guest) as seen:
+        seen.until("1 VM", "running", "Save")
+        seen.signal(number)
+        assert seen.end(10.0) == 0
+        assert seen.settings == seen.at_first
+    guest.is_as_before()
+
+
+def test_a_save_that_goes_on_without_the_screen_is_cancelled_by_ctrl_c(pen: AnyPen) -> None:
+    guest = pen.guest(slow=True)
+    with terminal(guest) as seen:
+        open_the_vm(seen)
+        begin_a_save(seen)
+        guest.brake()
+        seen.until("▶ save", "the guest is stopped")
+        seen.signal(signal.SIGTERM)
+        seen.until("goes on to its checked end")
+        assert guest.qemu("query-status")["status"] == "paused", "the save goes on"
+        seen.press("ctrl+c")
+        seen.until(f"{guest.name}: cancelled by the user")
+        assert seen.end() == 0
+        assert seen.settings == seen.at_first
+    guest.nothing_is_left()
 
 
 def test_who_quits_during_a_save_is_asked_and_it_may_go_on_without_the_screen(pen: AnyPen) -> None:
