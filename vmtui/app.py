@@ -25,9 +25,14 @@ from vmtui.screens.help import HelpScreen, Key
 from vmtui.settings import Settings
 from vmtui.themes import ALL
 from vmtui.throttle import Throttle
+from vmtui.widgets.look import ascii_only
 
 UPDATES = 4
 """Pictures a second, at the most, that changed values cause. What the user does is drawn at once."""
+
+
+ASCII_KEYS = str.maketrans({"⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right"})
+"""How keys are called where only ASCII is drawn."""
 
 
 class Source(Protocol):
@@ -82,6 +87,7 @@ class VmtuiApp(App[int]):
         self._redraw_due: Timer | None = None
         self._ticking: Timer | None = None
         self._possible: tuple[ShowingScreen | None, tuple[tuple[str, bool], ...]] = None, ()
+        self.set_class(ascii_only(), "-ascii")
         for theme in ALL:
             self.register_theme(theme)
         self.theme = self.settings.theme or ("mono" if os.environ.get("NO_COLOR") else "dark")
@@ -191,6 +197,10 @@ class VmtuiApp(App[int]):
                 shown = f"{before.keys} {keys}" if before and keys not in before.keys.split() else keys
                 found[binding.action] = Key(shown, binding.description, name, self._why_not(binding.action, active.enabled))
         return sorted(found.values(), key=lambda key: not key.name)
+
+    def get_key_display(self, binding: Binding) -> str:
+        shown = super().get_key_display(binding)
+        return shown.translate(ASCII_KEYS) if ascii_only() else shown
 
     def _why_not(self, action: str, enabled: bool) -> str:
         reasons = self.screen.why_not if isinstance(self.screen, ShowingScreen) else {}
