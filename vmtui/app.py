@@ -25,9 +25,14 @@ from vmtui.screens.help import HelpScreen, Key
 from vmtui.settings import Settings
 from vmtui.themes import ALL
 from vmtui.throttle import Throttle
+from vmtui.widgets.look import ascii_only
 
 UPDATES = 4
 """Pictures a second, at the most, that changed values cause. What the user does is drawn at once."""
+
+
+ASCII_KEYS = str.maketrans({"⏎": "enter", "↑": "up", "↓": "down", "←": "left", "→": "right"})
+"""How keys are called where only ASCII is drawn."""
 
 
 class Source(Protocol):
@@ -90,6 +95,7 @@ class VmtuiApp(App[int]):
         self._redraw_due: Timer | None = None
         self._ticking: Timer | None = None
         self._possible: tuple[ShowingScreen | None, tuple[tuple[str, bool], ...]] = None, ()
+        self.set_class(ascii_only(), "-ascii")
         for theme in ALL:
             self.register_theme(theme)
         self.theme = self.settings.theme or ("mono" if os.environ.get("NO_COLOR") else "dark")
@@ -204,15 +210,21 @@ class VmtuiApp(App[int]):
                 found[binding.action] = Key(shown, binding.description, name, self._why_not(binding.action, active.enabled))
         return sorted(found.values(), key=lambda key: not key.name)
 
+    def get_key_display(self, binding: Binding) -> str:
+        shown = super().get_key_display(binding)
+        return shown.translate(ASCII_KEYS) if ascii_only() else shown
+
     def _why_not(self, action: str, enabled: bool) -> str:
         reasons = self.screen.why_not if isinstance(self.screen, ShowingScreen) else {}
         return "" if enabled else reasons.get(action, "not now")
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The palette lists what is possible now: the keys of this screen, and the looks."""
+        listed: set[str] = set()
         for active in screen.active_bindings.values():
             binding = active.binding
-            if active.enabled and binding.description and binding.show:
+            if active.enabled and binding.description and binding.show and binding.action not in listed:
+                listed.add(binding.action)
                 yield SystemCommand(binding.description, f"key {binding.key}", self._doing(active.node, binding.action))
         for theme in ALL:
             if theme.name != self.theme:
@@ -239,6 +251,11 @@ class VmtuiApp(App[int]):
     def busy(self) -> list[str]:
         """The names of the VMs that something is done to."""
         return [view.state.vm.shown for view in self.source.fleet.vms.values() if view.state.busy]
+
+    def leave_from_outside(self) -> None:
+        """For a signal, which alone does not wake the loop: no question, and what is under way goes on to its end."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.exit, Leave.WHEN_DONE, context=self._of_this_app)
 
     def action_leave(self) -> None:
         if not self.busy:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -11,7 +12,7 @@ from vmtui.app import Leave, VmtuiApp
 from vmtui.backend import config, discovery, remote
 from vmtui.backend.core import words
 from vmtui.backend.core.errors import Exit, StoreError
-from vmtui.backend.core.fleet import Fleet
+from vmtui.backend.core.fleet import CancelWish, Fleet
 from vmtui.backend.service import Service
 
 COPIED = "copied.txt"
@@ -25,12 +26,13 @@ def show(names: Sequence[str], *, directory: str | None = None, read_only: bool 
     service = Service(config.snapshot_dir(directory), [discovery.resolve(name, vms) for name in names])
     outlives = not remote.is_inside()
     app = VmtuiApp(service, read_only=read_only, outlives=outlives, settings=chosen, keep=keep)
-    signal.signal(signal.SIGHUP, lambda _number, _frame: app.exit(Leave.WHEN_DONE))
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: app.leave_from_outside())
     try:
         left = app.run()
         if left == Leave.WHEN_DONE and not outlives:
             _wait(service)
-        elif left == Leave.WHEN_DONE:
+        elif left == Leave.WHEN_DONE and any(view.state.busy for view in service.fleet.vms.values()):
             _say("vmtui's engine goes on with what is under way; vmtui, or vmtui attach, shows it")
     finally:
         service.stop()
@@ -55,11 +57,29 @@ def keep(text: str) -> str:
 
 
 def _wait(service: Service) -> None:
-    """Until nothing is under way any more, saying how each ended. The terminal may be gone by now: that ends nothing."""
+    """Until nothing is under way any more, saying how each ended. The terminal may be gone by now: that ends nothing.
+
+    Ctrl-C and SIGTERM cancel what is under way, as they do for `vmtui save`: left alone, a guest would stay paused.
+    """
     told: set[str] = set()
-    _say("the screen is closed; what is under way goes on to its checked end")
+    asked = threading.Event()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: asked.set())
+    if _tell(service.fleet, told):
+        _say("the screen is closed; what is under way goes on to its checked end (Ctrl-C cancels it)")
     while _tell(service.fleet, told):
+        if asked.is_set():
+            asked.clear()
+            _cancel(service)
         service.wait(0.25)
+
+
+def _cancel(service: Service) -> None:
+    _say("cancelling; it is done when the VM was looked at")
+    for key, view in service.fleet.vms.items():
+        if view.state.busy:
+            service.request(CancelWish(key))
 
 
 def _tell(fleet: Fleet, told: set[str]) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from textual.screen import Screen
+from textual.widgets import Input
 
 from vmtui.messages import Place, Redraw, Shown
 
@@ -21,6 +22,11 @@ class ShowingScreen(Screen[None]):
     def why_not(self) -> Mapping[str, str]:
         """Of each key that is dimmed, by the name of its action: why, where there is more to say than "not now"."""
         return {}
+
+    @property
+    def typing(self) -> bool:
+        """Letters are text now, no keys: also those that were on their way when the line to type in was opened."""
+        return isinstance(self.focused, Input)
 
     @property
     def drawable(self) -> bool:

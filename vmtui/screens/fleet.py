@@ -151,6 +151,8 @@ class FleetScreen(ShowingScreen):
         return {"cancel": possible.why_not(view.state, "cancel", read_only=read_only) if view else "no VM is there"}
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if self.typing:
+            return True if action == "no_filter" else None
         view = self.selected if self.is_mounted else None
         if action == "open" and parameters != ("snapshots",):
             return True if view is not None else None
@@ -178,7 +180,7 @@ class FleetScreen(ShowingScreen):
     def action_filter(self) -> None:
         box = self.query_one("#filter", Input)
         box.add_class("-open")
-        box.focus()
+        self.set_focus(box)
 
     def action_no_filter(self) -> None:
         box = self.query_one("#filter", Input)

@@ -208,8 +208,8 @@ class ParametersScreen(ShowingScreen):
     # --- changing -------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "filter":
-            return self._edited is None
+        if self.typing:
+            return True if action == "back" else None
         if action not in ("edit", "switch"):
             return True
         entry = self._chosen() if self.is_mounted else None
@@ -231,7 +231,7 @@ class ParametersScreen(ShowingScreen):
         line = self.query_one("#value", Input)
         line.value = parameters.typed(entry.name, entry.value)
         line.placeholder = parameters.accepted(entry.setting)
-        line.focus()
+        self.set_focus(line)
         self._draw_said()
         self._draw_detail()
 
@@ -294,7 +294,7 @@ class ParametersScreen(ShowingScreen):
     def action_filter(self) -> None:
         if self._edited is None:
             self.add_class("filtering")
-            self.query_one("#filter").focus()
+            self.set_focus(self.query_one("#filter"))
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self) -> None:

@@ -133,6 +133,8 @@ class SnapshotsScreen(ShowingScreen):
         return next((each for each in snapshots if each.path == path), None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if self.typing:
+            return True if action == "back" else None
         snapshot = self.selected if self.is_mounted else None
         reading = self._reading(snapshot)
         under_way = reading is not None and not reading.over
@@ -184,7 +186,7 @@ class SnapshotsScreen(ShowingScreen):
     def action_filter(self) -> None:
         box = self.query_one("#filter", Input)
         box.add_class("-open")
-        box.focus()
+        self.set_focus(box)
 
     def action_order(self) -> None:
         names = list(catalogue.SORTS)

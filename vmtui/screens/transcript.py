@@ -128,6 +128,8 @@ class TranscriptScreen(ShowingScreen):
     # --- keys -----------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if self.typing:
+            return True if action == "back" else None
         if action in ("copy_json", "copy_as") and (not self.is_mounted or self._message() is None):
             return None
         return True
@@ -163,7 +165,7 @@ class TranscriptScreen(ShowingScreen):
         line = self.query_one("#line", Input)
         line.placeholder = f"{what}: part of a message"
         line.value = self._filter if what == "filter" else self._search
-        line.focus()
+        self.set_focus(line)
 
     @on(Input.Changed, "#line")
     def _typed(self, event: Input.Changed) -> None:

@@ -9,7 +9,7 @@ from textual.widgets import DataTable
 
 from vmtui.backend.core.glance import Glance
 from vmtui.backend.core.words import size, stamp
-from vmtui.messages import Redraw
+from vmtui.messages import Open, Place, Redraw
 from vmtui.widgets.look import cell
 
 
@@ -75,6 +75,11 @@ class VmTable(DataTable[Text]):
             if line != (before := self._lines[key]):
                 self._redraw(before, line, theme)
         self._lines = lines
+
+    def action_select_cursor(self) -> None:
+        """Enter opens the VM by the way that every other key of the screen goes: what is typed next comes behind it."""
+        if (key := self.selected) is not None:
+            self.screen.post_message(Open(Place.VM, key))
 
     def on_resize(self) -> None:
         self.post_message(Redraw())
