@@ -169,10 +169,10 @@ class VmScreen(ShowingScreen):
         self._busy = view.state.busy
         self.set_class(not told_of, "-idle")
         self.set_class(told_of and not view.state.busy, "-ended")
-        self.set_class(not view.state.busy and is_.migration_running(view.state), "-foreign")
+        self.set_class(is_.somebody_else_migrates(view.state), "-foreign")
 
     def _show_stale(self, view: VmView, offset: float) -> None:
-        line = words.standing_line(view.state.vm, busy=view.state.busy)
+        line = words.standing_line(view.state)
         self.set_class(bool(line), "-stale")
         if line:
             heard = [record.at for record in view.log if record.kind == "qmp" and record.data.get("dir") == "recv"]

@@ -168,8 +168,8 @@ def doing(state: State) -> Said:
     work = state.work
     if work is not None and state.busy:
         return _under_way(state)
-    if is_.migration_running(state) and state.vm.link is Link.UP:
-        return Said(f"migrating by another ({printable(state.vm.migration.status, 30)})", Tone.BUSY)
+    if is_.somebody_else_migrates(state):
+        return Said("another migrates it", Tone.BUSY)
     if work is None or work.outcome is None:
         return Said("", Tone.DIM)
     return Said(_ENDED[work.outcome], _TONE_OF_END[work.outcome])

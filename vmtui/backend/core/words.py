@@ -20,6 +20,7 @@ from vmtui.backend.core.model import (
     Outcome,
     Phase,
     Primary,
+    Then,
     Trouble,
     Vm,
 )
@@ -189,16 +190,19 @@ def _values(data: object) -> str:
     return printable(" ".join(f"{name}={value}" for name, value in values), 160)
 
 
-def standing_line(vm: Vm, *, busy: bool) -> str:
+def standing_line(state: State) -> str:
     """Why QEMU does not answer, and what to do; empty where it does."""
+    vm, work = state.vm, state.work
     why = printable(vm.why_lost, 300)
+    if vm.link is Link.GONE and work is not None and work.outcome is Outcome.SAVED and work.options.then is Then.QUIT:
+        return "QEMU has ended, as it was to after the save. Restore the file, and the VM goes on from there."
     if vm.link is Link.GONE:
         return f"QEMU has ended ({why}). Its log tells why; start the VM again, or restore a snapshot of it."
     if vm.link is Link.CONNECTING:
         return "Connecting to its monitor."
     if vm.link is Link.UP and not why:
         return ""
-    if busy:
+    if state.busy:
         return (f"QEMU does not answer: {why}. A migration goes on without its monitor; vmtui tries all the time, and "
                 f"gives up after {is_.LOST_LIMIT:.0f} s.")  # fmt: skip
     return f"QEMU does not answer: {why}. vmtui tries again by itself, every {TRIES_EVERY:.0f} s at the latest."
