@@ -120,6 +120,11 @@ class VmtuiApp(App[int]):
             self._redraw_due = self.set_timer(delay, self._draw_when_due)
 
     @on(Redraw)
+    def _draw_all(self) -> None:
+        """The user did something, or the window has another size."""
+        self._draw_beneath()
+        self._draw()
+
     def _draw(self) -> None:
         """Hand the latest values to the screen on top."""
         screen = self.screen
@@ -129,6 +134,15 @@ class VmtuiApp(App[int]):
                 screen.show(shown)
             self._refresh_footer(screen)
             self._tick(screen.ticks(shown))
+
+    def _draw_beneath(self) -> None:
+        """What a dialog leaves to be seen; other values alone do not draw it."""
+        shown = self.shown
+        for above, screen in zip(reversed(self.screen_stack), reversed(self.screen_stack[:-1]), strict=False):
+            if not above.is_modal:
+                break
+            if isinstance(screen, ShowingScreen) and screen.is_mounted:
+                screen.show(shown)
 
     def _refresh_footer(self, screen: ShowingScreen) -> None:
         """Draw the keys anew only where one has become possible, or impossible."""
@@ -180,7 +194,7 @@ class VmtuiApp(App[int]):
         self.push_screen(HelpScreen(title, focused or self.screen.HELP or "", self._keys()))
 
     def _keys(self) -> list[Key]:
-        """Those of this program first; then how to move about, which is Textual's."""
+        """What this screen is for first; then how to move in it, and what is Textual's."""
         found: dict[str, Key] = {}
         for active in self.screen.active_bindings.values():
             binding = active.binding
@@ -190,7 +204,7 @@ class VmtuiApp(App[int]):
                 before = found.get(binding.action)
                 shown = f"{before.keys} {keys}" if before and keys not in before.keys.split() else keys
                 found[binding.action] = Key(shown, binding.description, name, self._why_not(binding.action, active.enabled))
-        return sorted(found.values(), key=lambda key: not key.name)
+        return sorted(found.values(), key=lambda key: key.rank)
 
     def _why_not(self, action: str, enabled: bool) -> str:
         reasons = self.screen.why_not if isinstance(self.screen, ShowingScreen) else {}
@@ -198,10 +212,13 @@ class VmtuiApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The palette lists what is possible now: the keys of this screen, and the looks."""
+        told = set()
         for active in screen.active_bindings.values():
             binding = active.binding
-            if active.enabled and binding.description and binding.show:
-                yield SystemCommand(binding.description, f"key {binding.key}", self._doing(active.node, binding.action))
+            if active.enabled and binding.description and binding.show and binding.action not in told:
+                told.add(binding.action)
+                key = self.get_key_display(binding)
+                yield SystemCommand(binding.description, f"key {key}", self._doing(active.node, binding.action))
         for theme in ALL:
             if theme.name != self.theme:
                 yield SystemCommand(

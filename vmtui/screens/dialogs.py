@@ -44,7 +44,7 @@ class Question(ModalScreen[T]):
     }
     Question #question { text-style: bold; width: 1fr; height: auto; }
     Question .consequence { width: 1fr; height: auto; padding-left: 4; color: $text-muted; }
-    Question Button { width: auto; margin-top: 1; }
+    Question Button { width: auto; min-width: 0; margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stay", "Stay", id="question.stay", show=False),

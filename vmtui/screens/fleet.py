@@ -45,12 +45,13 @@ class FleetScreen(ShowingScreen):
     FleetScreen.-wide #body { layout: horizontal; }
     FleetScreen #hint { padding: 1 2; height: auto; display: none; }
     FleetScreen #hint.-open { display: block; }
+    FleetScreen.-empty #body { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open('vm')", "Open", id="fleet.open"),
         Binding("s", "open('preflight')", "Save", id="fleet.save"),
         Binding("c", "cancel", "Cancel", id="fleet.cancel"),
-        Binding("p", "open('parameters')", "Parameters", id="fleet.parameters"),
+        Binding("p", "open('parameters')", "Params", id="fleet.parameters"),
         Binding("t", "open('transcript')", "Transcript", id="fleet.transcript", show=False),
         Binding("S", "open('snapshots')", "Snapshots", id="fleet.snapshots"),
         Binding("slash", "filter", "Filter", id="fleet.filter"),
@@ -84,12 +85,12 @@ class FleetScreen(ShowingScreen):
 
     def show(self, shown: Shown) -> None:
         self._shown = shown
-        found = self._glances(shown.fleet)
-        drawn = (tuple(map(id, found)), self.query_one("#filter", Input).value, self._order, self.app.theme, self.size)
+        found, table = self._glances(shown.fleet), self.query_one(VmTable)
+        drawn = (tuple(map(id, found)), self.query_one("#filter", Input).value, self._order, self.app.theme, table.size)
         if drawn != self._drawn or not found:
             self._drawn = drawn
             listed = tuple(each for each in found if self._matches(each))
-            self.query_one(VmTable).draw(self._sorted(listed))
+            table.draw(self._sorted(listed))
             self._hint(shown, found, listed)
         self.query_one(TopLine).draw(shown, counts(found))
         self._draw_detail(shown)
@@ -125,6 +126,7 @@ class FleetScreen(ShowingScreen):
     def _hint(self, shown: Shown, found: tuple[Glance, ...], listed: tuple[Glance, ...]) -> None:
         hint = self.query_one("#hint", Static)
         hint.set_class(not listed, "-open")
+        self.set_class(not listed, "-empty")
         if not listed:
             hint.update(Content(glance.nothing(shown.fleet.host, bool(found))))
 

@@ -38,7 +38,7 @@ class StuckScreen(ShowingScreen, ModalScreen[None]):
         width: 76; max-width: 98%; height: auto; max-height: 98%; padding: 0 1;
         border: round $warning; background: $surface;
     }
-    StuckScreen Button { width: auto; }
+    StuckScreen Button { width: auto; min-width: 0; }
     StuckScreen .consequence { padding-left: 4; color: $text-muted; }
     StuckScreen #known { margin-bottom: 1; }
     StuckScreen #known-below { display: none; }

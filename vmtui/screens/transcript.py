@@ -117,7 +117,7 @@ class TranscriptScreen(ShowingScreen):
             before, self._drawn = self._drawn, (record, self._pretty)
             if before is None or _has_message(before[0]) != _has_message(record):
                 self.refresh_bindings()
-            self.query_one("#body", Static).update(_body(record, pretty=self._pretty))
+            self.query_one("#body", Static).update(_body(record, pretty=self._pretty, filtered=bool(self._filter)))
             self.query_one("#message").scroll_home(animate=False)
 
     @on(EventLog.Chosen)
@@ -265,8 +265,9 @@ def _earlier(view: VmView) -> str:
     return f"{gone} earlier ones in {printable(view.journal, 200)}" if view.journal else f"{gone} earlier ones are gone"
 
 
-def _body(record: Record | None, *, pretty: bool) -> Content:
+def _body(record: Record | None, *, pretty: bool, filtered: bool) -> Content:
     if record is None:
-        return Content.styled("nothing was sent or heard yet", COLOURS[Tone.DIM])
+        why = "nothing matches the filter: / and Escape show all again" if filtered else "nothing was sent or heard yet"
+        return Content.styled(why, COLOURS[Tone.DIM])
     message = record.data.get("msg")
     return Content(speak.readable(message if isinstance(message, dict) else record.data, pretty=pretty))

@@ -52,7 +52,7 @@ class VmScreen(ShowingScreen):
     VmScreen.-stale #stale { display: block; }
     VmScreen.-asks #banner { display: block; }
     VmScreen #body { height: auto; padding: 0 1; }
-    VmScreen.-stale #body, VmScreen.-stale #words { opacity: 55%; }
+    VmScreen.-stale #body { opacity: 55%; }
     VmScreen #left { width: 38; height: auto; padding-right: 1; }
     VmScreen #right { width: 1fr; height: auto; }
     VmScreen #aside { width: 50; height: auto; display: none; }
@@ -142,13 +142,17 @@ class VmScreen(ShowingScreen):
         self.query_one(WorkflowSteps).show(view)
         self.query_one(FailoverPair).show(view, shown.fleet.host.offset)
         self.query_one(MigrationProgress).show(view)
-        self.query_one("#told", Drawn).draw(vm_story.told(view, usually))
+        self.query_one("#told", Drawn).draw(vm_story.told(view, usually, self.size.width - 3))
         if self.has_class("-wide") and self.has_class("-tall"):
             messages = vm_story.messages(view, MESSAGES)
             self.set_class(bool(messages), "-talked")
             self.query_one("#messages", Drawn).draw(messages)
         self._show_possible(view, read_only=shown.read_only)
         self._call_for_help(verdict.occasion(view.state, usually), read_only=shown.read_only)
+
+    def on_resize(self) -> None:
+        """Lines are as long as there is room for."""
+        self.post_message(Redraw())
 
     def ticks(self, shown: Shown) -> bool:
         view = shown.vm(self.key)

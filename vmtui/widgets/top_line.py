@@ -13,7 +13,7 @@ class TopLine(Static):
     """Host in the user's colour, the screen's title, counts."""
 
     DEFAULT_CSS = """
-    TopLine { height: 1; background: $panel; color: $text; }
+    TopLine { height: 1; background: $panel; color: $text; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     def __init__(self, title: str) -> None:
