@@ -120,6 +120,12 @@ class Hands:
         await Pilot(self.app).click(offset=(x, y))
         await settle(self.app)
 
+    async def resize(self, width: int, height: int) -> None:
+        """The window, while the program runs."""
+        if self.app.size != (width, height):
+            await Pilot(self.app).resize_terminal(width, height)
+            await settle(self.app)
+
     async def settle(self) -> None:
         await settle(self.app)
 
