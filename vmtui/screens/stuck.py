@@ -56,7 +56,7 @@ class StuckScreen(ShowingScreen, ModalScreen[None]):
 
     def __init__(self, key: str) -> None:
         super().__init__()
-        self.key = key
+        self.key = self.calls_for = key
         self._choices: tuple[Choice, ...] = ()
         self._over = False
 
