@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from tests.ui import test_pictures
-from tests.ui.drawing import SIZES, picture
+from tests.ui.drawing import picture
 from tests.ui.moments import MOMENTS
 
 
@@ -27,7 +27,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.ui", description=__doc__)
     parser.add_argument("moment", choices=["list", "keep", *MOMENTS], metavar="MOMENT", help="one of `list`, or `keep`")
-    parser.add_argument("size", nargs="?", default="x".join(map(str, SIZES[0])), metavar="COLUMNSxLINES")
+    parser.add_argument("size", nargs="?", default="80x24", metavar="COLUMNSxLINES")
     parser.add_argument("theme", nargs="?", default="dark", help="dark, light, high-contrast, mono")
     parser.add_argument("--text", action="store_true", help="as text instead of SVG")
     return parser

@@ -13,12 +13,10 @@ from textual._compositor import LayoutUpdate
 
 from tests.ui.frozen import Hands, make_app, run_app
 from tests.ui.moments import Moment
-from vmtui.app import VmtuiApp
+from vmtui.app import QUIET, VmtuiApp
 from vmtui.messages import Open
 from vmtui.settings import Settings
 
-SIZES = ((80, 24), (60, 20), (160, 50))
-"""The usual one first: keys are pressed at that one, and the window is resized then."""
 ROLES = ("text-success", "text-warning", "text-error", "text-accent")
 """The colours that mean something."""
 ALWAYS: dict[str, str | None] = {"TZ": "UTC", "TERM": "xterm-256color", "COLORTERM": "truecolor", "NO_COLOR": None}
@@ -59,7 +57,7 @@ def picture(moment: Moment, size: tuple[int, int], theme: str = "dark", *, svg: 
 
 
 def pictures(
-    moment: Moment, sizes: tuple[tuple[int, int], ...] = SIZES, theme: str = "dark", *, svg: bool = False
+    moment: Moment, sizes: tuple[tuple[int, int], ...], theme: str = "dark", *, svg: bool = False
 ) -> list[Picture]:
     """Open the moment's screens at the first size, press its keys, and keep what is to be seen then, at each size."""
 
@@ -68,6 +66,10 @@ def pictures(
             app.post_message(Open(place, key))
             await hands.settle()
         await hands.press(*moment.keys)
+        if moment.quiet:
+            app._typed = -QUIET
+            source.change(source.fleet)
+            await hands.settle()
         drawn = []
         for size in sizes:
             await hands.resize(*size)
@@ -78,7 +80,8 @@ def pictures(
     now = max((view.state.now for view in source.fleet.vms.values()), default=0.0)
     with same_everywhere():
         app = make_app(source, read_only=moment.read_only, settings=Settings(theme=theme), clock=lambda: now)
-        return run_app(app, draw, size=sizes[0])
+        app._typed = now  # somebody is opening the screens
+        return run_app(app, draw, size=sizes[0], lines=True)
 
 
 def _read(app: VmtuiApp) -> tuple[str, str]:

@@ -143,11 +143,17 @@ def make_app(source: Frozen, **how: Any) -> VmtuiApp:
     return app
 
 
-def run_app(app: A, use: Callable[[A, Hands], Awaitable[T]], *screens: Screen[Any], size: tuple[int, int] = (80, 24)) -> T:
-    """What comes of using the app, with these screens pushed one upon the other."""
+def run_app(
+    app: A,
+    use: Callable[[A, Hands], Awaitable[T]],
+    *screens: Screen[Any],
+    size: tuple[int, int] = (80, 24),
+    lines: bool = False,
+) -> T:
+    """What comes of using the app, with these screens pushed one upon the other. `lines`: what it says aside is drawn."""
 
     async def run() -> T:
-        async with app.run_test(size=size):
+        async with app.run_test(size=size, notifications=lines):
             for screen in screens:
                 await app.push_screen(screen)
             await settle(app)

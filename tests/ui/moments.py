@@ -15,9 +15,9 @@ from tests.core.play import Play
 from tests.ui import test_preflight_screen as preflight
 from tests.ui import test_snapshots_screen as snapshots
 from tests.ui.frozen import Frozen, fleet_of
-from tests.ui.vm_states import NEVER, SAVE, SLOW_DISK, Story, copied, in_phase, over, waited
+from tests.ui.vm_states import NEVER, SAVE, SLOW_DISK, Story, When, copied, in_phase, over, waited
 from vmtui.backend.core.commands import Command
-from vmtui.backend.core.events import AnyEvent, QmpEvent, Tune
+from vmtui.backend.core.events import AnyEvent, QmpEvent, Tune, Wish
 from vmtui.backend.core.fleet import Fleet, Host, Reading, Record, Shelf, VmView
 from vmtui.backend.core.model import Link, Phase, Then, Vm
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, Profile, Scenario
@@ -43,6 +43,10 @@ class Moment:
     places: tuple[tuple[Place, str], ...] = ()
     keys: tuple[str, ...] = ()
     read_only: bool = False
+    quiet: bool = True
+    """Nobody has pressed a key for a while: a dialog may open by itself."""
+    sizes: tuple[tuple[int, int], ...] = ((80, 24), (60, 20), (160, 50))
+    """Columns and lines. Keys are pressed at the first, then the window is resized."""
 
 
 # --- VMs ----------------------------------------------------------------------------------------------------------
@@ -149,10 +153,13 @@ class Logged(Play):
         return super().meaning(command, reply)
 
 
-def talked() -> VmView:
-    """A save with all that was said."""
-    play = Logged(options=SAVE)
-    play.run()
+def talked(when: When = over) -> VmView:
+    """A save with all that was said, until then."""
+    play = Logged(options=SAVE, scenario=SLOW_DISK)
+    play.connect()
+    play.step(Wish(play.now, play.options))
+    while not (when(play) or play.done):
+        play.turn()
     return named(VmView(play.state, tuple(play.log)))
 
 
@@ -193,8 +200,8 @@ def many(count: int) -> Frozen:
     return host_of(*(named(view, f"vm-{number:03}", memory=GIB) for number in range(count)))
 
 
-def vm(name: str, made: Callable[[], VmView], *keys: str, read_only: bool = False) -> Moment:
-    return Moment(f"vm-{name}", lambda: host_of(named(made())), ((Place.VM, WEB1),), keys, read_only)
+def vm(name: str, made: Callable[[], VmView], *keys: str, read_only: bool = False, quiet: bool = True) -> Moment:
+    return Moment(f"vm-{name}", lambda: host_of(named(made())), ((Place.VM, WEB1),), keys, read_only, quiet)
 
 
 def in_save() -> VmView:
@@ -206,10 +213,10 @@ def stuck(seconds: float = 12, **scenario: Any) -> VmView:
 
 
 FLEET = (
-    Moment("fleet", big_fleet),
-    Moment("fleet-attention", big_fleet, keys=("down",)),
-    Moment("fleet-filtered", big_fleet, keys=("slash", *"sav")),
-    Moment("fleet-filter-finds-nothing", big_fleet, keys=("slash", *"xyz")),
+    Moment("fleet", big_fleet, quiet=False),
+    Moment("fleet-attention", big_fleet, keys=("down",), quiet=False),
+    Moment("fleet-filtered", big_fleet, keys=("slash", *"sav", "enter"), quiet=False),
+    Moment("fleet-filter-finds-nothing", big_fleet, keys=("slash", *"xyz"), quiet=False),
     Moment("fleet-many", lambda: many(100)),
     Moment("fleet-empty", host_of),
     Moment("fleet-others-processes", lambda: host_of(host=replace(HOST, unreadable=12))),
@@ -217,10 +224,11 @@ FLEET = (
     Moment("fleet-busy-monitor", lambda: host_of(lost(BUSY_MONITOR, "win1"))),
     Moment("fleet-no-permission", lambda: host_of(lost(NO_PERMISSION, "dev1"))),
     Moment("fleet-silent", lambda: host_of(named(silent()))),
-    Moment("fleet-read-only", big_fleet, read_only=True),
-    Moment("help", big_fleet, keys=("question_mark",)),
-    Moment("palette", big_fleet, keys=("ctrl+p",)),
-    Moment("quit", big_fleet, keys=("q",)),
+    Moment("fleet-guest-needs-somebody", lambda: host_of(named(stuck()), named(at_rest(), "mail1"))),
+    Moment("fleet-read-only", big_fleet, read_only=True, quiet=False),
+    Moment("help", big_fleet, keys=("question_mark",), quiet=False),
+    Moment("palette", big_fleet, keys=("ctrl+p",), quiet=False),
+    Moment("quit", big_fleet, keys=("q",), quiet=False),
 )
 
 PHASES = (Phase.PREFLIGHT, Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.FINISH, Phase.RESUME, Phase.REPLUG,
@@ -237,9 +245,9 @@ VMS = (
     vm("phase-save-read-only", in_save, read_only=True),
     vm("phase-save-pause-vm", lambda: Story(profile=PAUSE_VM_10_0, scenario=SLOW_DISK).until(copied(0.6)).view),
     vm("waiting", lambda: stuck(3)),
-    vm("slow", lambda: stuck(12), "escape"),
+    vm("slow", lambda: stuck(12), quiet=False),
     vm("slow-choices", lambda: stuck(12)),
-    vm("panicked-choices", lambda: stuck(3, panics="wait-unplug", panic_action="pause")),
+    vm("panicked", lambda: stuck(3, panics="wait-unplug", panic_action="pause")),
     vm("paused-choices", lambda: stuck(3, paused_by_other="wait-unplug")),
     vm("silent-in-save", silent_in_save),
     vm("undoing", undoing),
@@ -254,6 +262,8 @@ VMS = (
     vm("somebody-else-migrates", lambda: at_rest(migrating=True)),
     vm("silent", silent),
     vm("help", in_save, "question_mark"),
+    Moment("vm-qmp-beside", lambda: host_of(talked(copied(0.6))), ((Place.VM, WEB1),), ("T",), sizes=((160, 50),)),
+    Moment("vm-qmp-beside-saved", lambda: host_of(talked()), ((Place.VM, WEB1),), ("T",), sizes=((160, 50),)),
 )
 
 
@@ -273,7 +283,7 @@ def settings(name: str, made: Callable[[], VmView], *keys: str, read_only: bool 
     return Moment(f"parameters-{name}", lambda: host_of(named(made())), ((Place.PARAMETERS, WEB1),), keys, read_only)
 
 
-TO_BANDWIDTH = ("slash", *"max", "minus", *"band", "enter")
+TO_BANDWIDTH = ("slash", *"max-band", "enter")
 PARAMETERS = (
     settings("list", tuned),
     settings("pause-vm", lambda: tuned(profile=PAUSE_VM_10_0)),
@@ -282,6 +292,7 @@ PARAMETERS = (
     settings("refused", tuned, *TO_BANDWIDTH, "enter", "ctrl+u", *"fast"),
     settings("set", lambda: tuned(Tune(1.0, parameters={"max-bandwidth": GIB}))),
     settings("in-save", in_save),
+    settings("typing-while-a-guest-is-stuck", stuck, *TO_BANDWIDTH, "enter", "ctrl+u", *"1G"),
     settings("read-only", tuned, read_only=True),
 )
 
@@ -302,10 +313,11 @@ def reading(share: float) -> dict[str, Reading]:
 
 SNAPSHOTS = (
     states("list", lambda: kept(*ALL_STATES)),
-    states("cut-off", lambda: kept(*ALL_STATES), "down", "down"),
+    states("whole", lambda: kept(*ALL_STATES), "down"),
+    states("partial", lambda: kept(*ALL_STATES), "end"),
     states("empty", kept),
     states("no-permission", lambda: kept(trouble="Permission denied")),
-    states("verify", lambda: kept(*ALL_STATES, readings=reading(0.42))),
+    states("verify", lambda: kept(*ALL_STATES, readings=reading(0.42)), "down"),
     states("delete", lambda: kept(*ALL_STATES), "d"),
     states("deleted", lambda: kept(*ALL_STATES[1:], said=f"deleted {snapshots.WEB1.path}")),
     states("read-only", lambda: kept(*ALL_STATES), read_only=True),

@@ -76,3 +76,8 @@ def test_a_click_on_a_key_presses_it() -> None:
         return text_of(app).splitlines()[-1]
 
     assert "VMs: keys" in shown(Frozen(), click)
+
+
+def test_where_there_is_no_room_every_key_stays_and_the_last_ones_lose_their_words() -> None:
+    picture = shown(Frozen(), size=(30, 10))
+    assert picture.splitlines()[-1].split() == ["S", "Snapshots", "/", "Filter", "?", "q"]

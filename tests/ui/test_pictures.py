@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.ui.drawing import SIZES, Picture, picture, pictures
+from tests.ui.drawing import Picture, picture, pictures
 from tests.ui.moments import MOMENTS, Moment
 
 KEPT = Path(__file__).with_name("pictures")
-USUAL = SIZES[0]
+USUAL = (80, 24)
 QUICK = ("fleet", "help", "vm-idle", "vm-phase-save", "vm-slow-choices", "vm-saved", "vm-cancelled", "preflight-warns",
          "parameters-edit", "snapshots-list", "transcript-filtered")  # fmt: skip
 """One of each kind, which `make check` looks at; `make test` looks at all of them."""
@@ -47,7 +47,7 @@ def _kept(name: str) -> str:
 
 
 def drawn(moment: Moment) -> str:
-    return "\n".join(map(_page, pictures(moment, SIZES), SIZES))
+    return "\n".join(map(_page, pictures(moment, moment.sizes), moment.sizes))
 
 
 def _page(made: Picture, size: tuple[int, int]) -> str:

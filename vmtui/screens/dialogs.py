@@ -105,14 +105,15 @@ class QuitDialog(Question[Quit]):
         """`busy` are the names of the VMs that something is done to."""
         names = [printable(name, 40) for name in busy]
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        them, each = ("it", "The VM") if len(names) == 1 else ("them", "Each VM")
         super().__init__(
             f"Something is being done to {shown}. Quit all the same?",
             (
                 Answer(Quit.STAY, "n", "Stay", "Nothing changes."),
                 Answer(Quit.GO_ON, "g", "Quit, and let it go on",
                        "It goes on in this terminal without the screen, until its checked end. Do not close the terminal."),
-                Answer(Quit.CANCEL, "c", "Cancel it, then quit",
-                       "The VM is put back as it was, and looked at. Where the guest does not let go of its card, this "
+                Answer(Quit.CANCEL, "c", f"Cancel {them}, then quit",
+                       f"{each} is put back as it was, and looked at. Where a guest does not let go of its card, this "
                        "takes up to 30 s.", dangerous=True),
             ),
         )  # fmt: skip

@@ -155,9 +155,9 @@ class FleetScreen(ShowingScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         view = self.selected if self.is_mounted else None
         if action == "open" and parameters != ("snapshots",):
-            return True if view is not None else None
+            return view is not None
         if action == "cancel":
-            return True if view is not None and view.state.busy else None
+            return view is not None and (view.state.busy or None)
         return True
 
     def action_open(self, place: str) -> None:
@@ -217,4 +217,4 @@ LABEL = 10
 def _line(label: str, text: str, tone: Tone | None, width: int) -> Content:
     wrapped = f"\n{' ' * LABEL}".join(textwrap.wrap(text, width - LABEL - 2) or [""])
     value = Content(wrapped) if tone is None else said(glance.Said(wrapped, tone))
-    return Content.assemble(toned(f"{label[: LABEL - 1]:{LABEL}}", Tone.DIM), value)
+    return Content.assemble(toned(f"{label:{LABEL - 1}} ", Tone.DIM), value)

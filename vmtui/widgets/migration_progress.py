@@ -9,7 +9,7 @@ from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import pace, words
 from vmtui.backend.core.fleet import VmView
 from vmtui.backend.core.glance import Tone
-from vmtui.backend.core.model import Strategy, Workflow
+from vmtui.backend.core.model import Link, Outcome, Strategy, Workflow
 from vmtui.backend.core.pace import Pace, Sample
 from vmtui.backend.core.result import stopped_seconds
 from vmtui.backend.core.state import State
@@ -102,6 +102,8 @@ def _stopped(state: State) -> tuple[str, str, str, Tone]:
     """Number, unit, what it says, and how serious it is."""
     work = state.work
     stood = stopped_seconds(state) if work is not None and work.baseline is not None else None
+    if state.vm.link is Link.GONE and not state.busy and (work is None or work.outcome is not Outcome.SAVED):
+        return ("", "", "the guest ended with its QEMU", Tone.BAD)
     if work is not None and work.marks.stopped is not None and stood is None:
         return ("", "", "the guest was stopped for good", Tone.GOOD)
     if work is None or stood is None:

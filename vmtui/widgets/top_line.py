@@ -17,7 +17,7 @@ class TopLine(Static):
     """
 
     def __init__(self, title: str) -> None:
-        super().__init__(markup=False)
+        super().__init__(id="title", markup=False)
         self._title = title
         self._drawn = Content("")
 

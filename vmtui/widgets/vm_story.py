@@ -85,14 +85,14 @@ def _under_way(state: State, work: Workflow, verdict: Verdict | None, width: int
 
 def _ended(state: State, work: Workflow, outcome: Outcome, width: int) -> Iterator[Content]:
     yield Content.assemble(said(Said(words.headline(state), OF_END[outcome]))).stylize("bold")
-    for word, text in words.proof(state):
-        yield _pair(word, text, width)
+    for word, text in sorted(words.proof(state), key=lambda row: outcome is Outcome.ATTENTION and row[0] != "note"):
+        yield _pair(word, words.on_screen(text), width)
     if work.baseline is None:
         told = work.failure.text if work.failure else ""
         for each in work.findings:
             if each.level is not Level.NOTE and each.text not in told:
                 yield said(Said(printable(each.text), OF_FINDING[each.level]))
-                yield Content.styled(f"  what to do: {printable(each.remedy)}", DIM)
+                yield Content.styled(f"  what to do: {words.on_screen(printable(each.remedy))}", DIM)
 
 
 LABEL = 9
