@@ -161,7 +161,7 @@ def test_of_a_qemu_that_does_not_answer_the_traffic_is_what_was_known_last() -> 
     story = Story().rest()
     story.play.drop()
     (shown,) = pair.pairs(story.view.state)
-    assert shown.traffic == "last known: traffic goes over the primary"
+    assert shown.traffic == "last known: over the primary"
 
 
 def test_a_remedy_on_a_screen_is_a_key_and_no_command() -> None:

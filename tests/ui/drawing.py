@@ -17,8 +17,8 @@ from vmtui.app import QUIET, VmtuiApp
 from vmtui.messages import Open
 from vmtui.settings import Settings
 
-ROLES = ("text-success", "text-warning", "text-error", "text-accent")
-"""The colours that mean something."""
+ROLES = ("text-success", "text-warning", "text-error", "text-accent", "text-disabled")
+"""The colours that mean something; the last one is that of a key that is not possible now."""
 ALWAYS: dict[str, str | None] = {"TZ": "UTC", "TERM": "xterm-256color", "COLORTERM": "truecolor", "NO_COLOR": None}
 """What a picture would otherwise depend on; None is a variable that is not there."""
 

@@ -252,6 +252,7 @@ VMS = (
     vm("silent-in-save", silent_in_save),
     vm("undoing", undoing),
     vm("saved", saved),
+    Moment("vm-saved-and-told", lambda: host_of(talked()), ((Place.VM, WEB1),), sizes=((160, 50),)),
     vm("saved-then-quit", lambda: saved(options=replace(SAVE, then=Then.QUIT))),
     vm("cancelled", lambda: cancelled_in(Phase.SAVE)),
     vm("stuck-and-cancelled", lambda: Story(scenario=NEVER).until(over).view),

@@ -33,7 +33,7 @@ class StuckScreen(ShowingScreen, ModalScreen[None]):
     )
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-usual")]  # noqa: RUF012 - Textual says list
     DEFAULT_CSS = """
-    StuckScreen { align: center middle; }
+    StuckScreen { align: center middle; background: $background 60%; }
     StuckScreen #stuck {
         width: 76; max-width: 98%; height: auto; max-height: 98%; padding: 0 1;
         border: round $warning; background: $surface;

@@ -7,7 +7,7 @@ from textual.content import Content
 
 from vmtui.backend.core import verdict as verdicts
 from vmtui.backend.core import words
-from vmtui.backend.core.fleet import VmView
+from vmtui.backend.core.fleet import Record, VmView
 from vmtui.backend.core.glance import Glance, Said, Tone
 from vmtui.backend.core.model import Goal, Level, Link, Outcome, Phase, Workflow
 from vmtui.backend.core.state import State
@@ -47,8 +47,14 @@ def told(view: VmView, usually: Usual, width: int) -> Content:
 
 def messages(view: VmView, count: int) -> Content:
     """The last of what was sent that changes something, and of what QEMU said by itself."""
-    lines = [line for record in view.log if (line := words.message_line(record))]
+    lines = [line for record in view.log if (line := words.message_line(record) or _phase_line(record))]
     return Content("\n").join([Content(line) for line in lines[-count:]])
+
+
+def _phase_line(record: Record) -> str:
+    """Why a migration fails that is to fail: it brings the card back."""
+    phase = record.data.get("phase") if record.kind == "phase" else None
+    return f"--  {words.MEANING[Phase(phase)]}" if phase in set(Phase) else ""
 
 
 def _told(state: State, usually: Usual, width: int) -> Iterator[Content]:

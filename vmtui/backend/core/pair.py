@@ -69,10 +69,18 @@ _TRAFFIC = {
 }
 
 
+_LAST_KNOWN = {
+    PRIMARY: "last known: over the primary",
+    STANDBY: "last known: over the standby",
+    NOBODY: "last known: no traffic",
+    UNKNOWN: "traffic: nobody can say over which",
+}
+
+
 def _traffic(state: State, carries: str, *, now: bool) -> str:
     if state.vm.link is Link.GONE:
         return "no traffic: QEMU has ended"
-    return _TRAFFIC[carries] if now else f"last known: {_TRAFFIC[carries]}"
+    return (_TRAFFIC if now else _LAST_KNOWN)[carries]
 
 
 def _carries(state: State, card: Primary) -> str:
