@@ -6,7 +6,7 @@ MINUTES ?= 10
 DEPTH ?= 2
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help demo check test chaos explore fuzz mutate bench docs pictures clean
+.PHONY: help demo check test chaos explore fuzz mutate bench docs pictures looks clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -57,6 +57,9 @@ docs: $(BIN)/.ready ## write what is generated: docs/workflow.md
 pictures: $(BIN)/.ready ## make the README's pictures, from the program on a real guest
 	tools/setup-host qemu
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.pictures
+
+looks: $(BIN)/.ready ## keep how every screen looks now (tests/ui/pictures), to be compared with: look at them
+	$(BIN)/python -m tests.ui keep
 
 clean: ## remove what was made here
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -13,11 +13,16 @@ from typing import ClassVar, Protocol
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.events import Event
+from textual.events import Key as KeyPressed
 from textual.screen import Screen
 from textual.timer import Timer
+from textual.widgets import Input, TextArea
 
+from vmtui.backend.core import verdict
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, ReadWish, Request, SurveyWish, WatchWish
 from vmtui.backend.core.model import Goal
+from vmtui.backend.core.verdict import Occasion
 from vmtui.messages import Ask, Copy, Open, Place, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
 from vmtui.screens.fleet import FleetScreen
@@ -27,6 +32,10 @@ from vmtui.themes import ALL
 from vmtui.throttle import Throttle
 from vmtui.widgets.look import ascii_only
 
+QUIET = 1.0
+"""Seconds without a key after which a dialog may open by itself: what is typed is not meant for it."""
+CALL = 8.0
+"""Seconds that a line about a guest that needs somebody is shown."""
 UPDATES = 4
 """Pictures a second, at the most, that changed values cause. What the user does is drawn at once."""
 
@@ -94,6 +103,12 @@ class VmtuiApp(App[int]):
         self._woken = False
         self._redraw_due: Timer | None = None
         self._ticking: Timer | None = None
+        self._typed = -QUIET
+        """When the last key was pressed, by `clock`."""
+        self._told: set[Occasion] = set()
+        """The choices were opened for these."""
+        self._warned: set[Occasion] = set()
+        """A line was shown for these: the choices could not open at once."""
         self._possible: tuple[ShowingScreen | None, tuple[tuple[str, bool], ...]] = None, ()
         self.set_class(ascii_only(), "-ascii")
         for theme in ALL:
@@ -138,15 +153,66 @@ class VmtuiApp(App[int]):
             self._redraw_due = self.set_timer(delay, self._draw_when_due)
 
     @on(Redraw)
+    def _draw_all(self) -> None:
+        """The user did something, or the window has another size."""
+        self._draw_beneath()
+        self._draw()
+
     def _draw(self) -> None:
-        """Hand the latest values to the screen on top."""
-        screen = self.screen
-        if isinstance(screen, ShowingScreen) and screen.is_mounted:
-            shown = self.shown
+        """Hand the latest values to the screen on top; whatever is there, a guest may need somebody."""
+        screen, shown = self.screen, self.shown
+        showing = isinstance(screen, ShowingScreen) and screen.is_mounted
+        if isinstance(screen, ShowingScreen) and showing:
             with self.batch_update():
                 screen.show(shown)
             self._refresh_footer(screen)
-            self._tick(screen.ticks(shown))
+        waiting = [key for key, view in shown.fleet.vms.items() if verdict.waits_for_guest(view.state)]
+        self._tick(bool(waiting) or (isinstance(screen, ShowingScreen) and showing and screen.ticks(shown)))
+        for key in waiting:
+            self._call_for_help(key, shown)
+
+    # --- a guest needs somebody -----------------------------------------------------------------------------------
+
+    def _call_for_help(self, key: str, shown: Shown) -> None:
+        """Open the choices by itself, once for each occasion, where that takes no key from what is being typed."""
+        view = shown.at_present(key)
+        occasion = verdict.occasion(view.state, shown.usual(key)) if view is not None else None
+        if view is None or occasion is None or occasion in self._told:
+            return
+        if not (shown.read_only or self._taken):
+            if self.clock() - self._typed >= QUIET:
+                self._told.add(occasion)
+                self.call_later(self._open_choices, key)
+        elif occasion not in self._warned and not (isinstance(self.screen, ShowingScreen) and self.screen.calls_for == key):
+            self._warned.add(occasion)
+            call = verdict.call(view.state, opens=not shown.read_only)
+            self.notify(call, severity="warning", timeout=CALL, markup=False)
+
+    @property
+    def _taken(self) -> bool:
+        """What is pressed has its meaning: a text is written, or a dialog answered."""
+        return isinstance(self.focused, Input | TextArea) or self.screen.is_modal
+
+    def _open_choices(self, key: str) -> None:
+        from vmtui.screens.stuck import StuckScreen  # noqa: PLC0415 - seldom needed
+
+        if not self.screen.is_modal:
+            self.clear_notifications()
+            self.push_screen(StuckScreen(key))
+
+    async def on_event(self, event: Event) -> None:
+        if isinstance(event, KeyPressed):
+            self._typed = self.clock()
+        await super().on_event(event)
+
+    def _draw_beneath(self) -> None:
+        """What a dialog leaves to be seen; other values alone do not draw it."""
+        shown = self.shown
+        for above, screen in zip(reversed(self.screen_stack), reversed(self.screen_stack[:-1]), strict=False):
+            if not above.is_modal:
+                break
+            if isinstance(screen, ShowingScreen) and screen.is_mounted:
+                screen.show(shown)
 
     def _refresh_footer(self, screen: ShowingScreen) -> None:
         """Draw the keys anew only where one has become possible, or impossible."""
@@ -198,7 +264,7 @@ class VmtuiApp(App[int]):
         self.push_screen(HelpScreen(title, focused or self.screen.HELP or "", self._keys()))
 
     def _keys(self) -> list[Key]:
-        """Those of this program first; then how to move about, which is Textual's."""
+        """What this screen is for first; then how to move in it, and what is Textual's."""
         found: dict[str, Key] = {}
         for active in self.screen.active_bindings.values():
             binding = active.binding
@@ -208,7 +274,7 @@ class VmtuiApp(App[int]):
                 before = found.get(binding.action)
                 shown = f"{before.keys} {keys}" if before and keys not in before.keys.split() else keys
                 found[binding.action] = Key(shown, binding.description, name, self._why_not(binding.action, active.enabled))
-        return sorted(found.values(), key=lambda key: not key.name)
+        return sorted(found.values(), key=lambda key: key.rank)
 
     def get_key_display(self, binding: Binding) -> str:
         shown = super().get_key_display(binding)
@@ -220,12 +286,13 @@ class VmtuiApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The palette lists what is possible now: the keys of this screen, and the looks."""
-        listed: set[str] = set()
+        told = set()
         for active in screen.active_bindings.values():
             binding = active.binding
-            if active.enabled and binding.description and binding.show and binding.action not in listed:
-                listed.add(binding.action)
-                yield SystemCommand(binding.description, f"key {binding.key}", self._doing(active.node, binding.action))
+            if active.enabled and binding.description and binding.show and binding.action not in told:
+                told.add(binding.action)
+                key = self.get_key_display(binding)
+                yield SystemCommand(binding.description, f"key {key}", self._doing(active.node, binding.action))
         for theme in ALL:
             if theme.name != self.theme:
                 yield SystemCommand(

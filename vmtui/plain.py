@@ -166,7 +166,7 @@ def facts(state: State) -> tuple[str, ...]:
             doing += f", {int(work.done_share * QUARTERS) * 100 // QUARTERS}% done"
         if work.given_up:
             doing += " (undoing)"
-    elif not is_.migration_running(state):
+    elif not is_.somebody_else_migrates(state):
         doing = ""
     card = glance.card_of(state).word
     return glance.state_of(vm).word, doing, f"card {card}" if card else "", printable(vm.why_lost, 300)

@@ -6,15 +6,16 @@ import pytest
 from msgspec.structs import replace
 
 from tests.core.play import Play
-from tests.ui.vm_states import SAVE, SLOW_DISK, Story, copied, in_phase, over, phase
-from vmtui.backend.core import pace, pair, possible
+from tests.ui.vm_states import NEVER, SAVE, SLOW_DISK, Story, copied, in_phase, over, phase
+from vmtui.backend.core import conditions as is_
+from vmtui.backend.core import pace, pair, possible, words
 from vmtui.backend.core.events import Tune
-from vmtui.backend.core.glance import Tone
+from vmtui.backend.core.glance import Tone, card_of, doing
 from vmtui.backend.core.model import Goal, Options, Phase, Strategy, Then
 from vmtui.backend.core.pace import Sample
 from vmtui.backend.core.sim import PAUSE_VM_10_0, Scenario
 from vmtui.backend.core.state import State
-from vmtui.backend.core.story import steps, to_come
+from vmtui.backend.core.story import happening, steps, to_come
 
 WAYS: dict[str, dict[str, Any]] = {
     "stock": {},
@@ -128,6 +129,43 @@ def test_somebody_else_s_migration_is_not_ours_to_cancel_and_nothing_is_saved_be
     state = Story(scenario=Scenario(migrating=True)).rest().view.state
     assert "not vmtui's" in possible.cancel(state)
     assert possible.save(state) == "somebody else migrates it"
+
+
+def test_a_save_that_qemu_did_not_survive_is_not_somebody_else_s_migration() -> None:
+    state = Story(scenario=Scenario(killed="active")).until(over).view.state
+    assert is_.migration_running(state)
+    assert doing(state).word == "NEEDS ATTENTION"
+    assert happening(state) == ""
+    assert possible.cancel(state) == "nothing is under way"
+
+
+def test_a_qemu_that_ended_as_it_was_to_is_told_of_without_alarm() -> None:
+    state = Story(options=replace(SAVE, then=Then.QUIT)).until(over).view.state
+    assert words.standing_line(state).startswith("QEMU has ended, as it was to")
+
+
+def test_a_card_that_was_asked_for_in_vain_is_plugged_and_may_still_leave() -> None:
+    state = Story(scenario=NEVER).until(over).view.state
+    assert (card_of(state).word, card_of(state).tone) == ("plugged, asked", Tone.WARN)
+    assert pair.pairs(state)[0].proof.startswith("PCI config")
+
+
+def test_of_a_qemu_that_ended_nothing_is_said_as_if_it_were_so_now() -> None:
+    (shown,) = pair.pairs(Story(scenario=Scenario(killed="active")).until(over).view.state)
+    assert shown.carries == pair.NOBODY
+    assert shown.traffic == "no traffic: QEMU has ended"
+    assert shown.card.tone is Tone.DIM
+
+
+def test_of_a_qemu_that_does_not_answer_the_traffic_is_what_was_known_last() -> None:
+    story = Story().rest()
+    story.play.drop()
+    (shown,) = pair.pairs(story.view.state)
+    assert shown.traffic == "last known: over the primary"
+
+
+def test_a_remedy_on_a_screen_is_a_key_and_no_command() -> None:
+    assert words.on_screen("; vmtui resume VM tries once more") == "; Resume on the VM's screen tries once more"
 
 
 def test_a_vm_that_is_paused_can_be_resumed_and_one_that_runs_with_its_card_needs_it_not() -> None:

@@ -120,6 +120,12 @@ class Hands:
         await Pilot(self.app).click(offset=(x, y))
         await settle(self.app)
 
+    async def resize(self, width: int, height: int) -> None:
+        """The window, while the program runs."""
+        if self.app.size != (width, height):
+            await Pilot(self.app).resize_terminal(width, height)
+            await settle(self.app)
+
     async def settle(self) -> None:
         await settle(self.app)
 
@@ -137,11 +143,17 @@ def make_app(source: Frozen, **how: Any) -> VmtuiApp:
     return app
 
 
-def run_app(app: A, use: Callable[[A, Hands], Awaitable[T]], *screens: Screen[Any], size: tuple[int, int] = (80, 24)) -> T:
-    """What comes of using the app, with these screens pushed one upon the other."""
+def run_app(
+    app: A,
+    use: Callable[[A, Hands], Awaitable[T]],
+    *screens: Screen[Any],
+    size: tuple[int, int] = (80, 24),
+    lines: bool = False,
+) -> T:
+    """What comes of using the app, with these screens pushed one upon the other. `lines`: what it says aside is drawn."""
 
     async def run() -> T:
-        async with app.run_test(size=size):
+        async with app.run_test(size=size, notifications=lines):
             for screen in screens:
                 await app.push_screen(screen)
             await settle(app)

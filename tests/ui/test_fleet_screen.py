@@ -29,10 +29,10 @@ def lost(why: str) -> State:
 
 def test_every_vm_is_listed_with_its_state_and_its_card() -> None:
     saved = named(ended(), "web1")
-    waiting = named(state_in(Play(), Phase.UNPLUG), "db1")
+    waiting = named(state_in(Play(), Phase.PAUSE), "db1")
     picture = shown(Frozen(fleet_of(saved, waiting)), size=(120, 24))
     (web1,) = [line for line in picture.splitlines() if line.startswith(" web1")]
-    (db1,) = [line for line in picture.splitlines() if line.startswith(" db1") and "unplug" in line]
+    (db1,) = [line for line in picture.splitlines() if line.startswith(" db1") and "pause" in line]
     assert all(word in web1 for word in ("running", "saved", "plugged", "256.0 MiB", "10.0"))
     assert "running" in db1
     assert "2 VMs  ▶ 1 busy".replace("▶ ", "") in picture.replace("▶ ", "")
@@ -166,3 +166,20 @@ def test_help_tells_every_key_and_dims_what_is_not_possible() -> None:
     assert "Look again" in picture
     assert "fleet.survey" in picture
     assert "Cancel  (nothing is under way)" in picture
+
+
+def test_a_wider_window_has_more_columns_and_a_long_name_is_whole() -> None:
+    async def widen(app: VmtuiApp, hands: Hands) -> None:
+        await hands.resize(160, 50)
+
+    name = "a-name-of-thirty-letters-or-so"
+    picture = shown(Frozen(fleet_of(named(ended(), name))), widen, size=(60, 20))
+    assert "Last saved" in picture
+    assert f"│ {name}" in picture
+
+
+def test_what_needs_attention_says_why_and_what_to_do() -> None:
+    play = Play(scenario=Scenario(panics="active", panic_device=True, panic_action="pause"))
+    play.run()
+    picture = " ".join(shown(Frozen(fleet_of(named(play.state, "web1")))).split())
+    assert "note the guest has panicked; take a core dump" in picture

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 from textual.binding import Binding, BindingsMap
+from textual.color import Color
 from textual.dom import DOMNode
 from textual.screen import Screen
+from textual.theme import Theme
 
 import vmtui.screens
 import vmtui.widgets
 from tests.ui.frozen import Frozen, Hands, shown, text_of
 from vmtui.app import VmtuiApp
 from vmtui.screens.base import ShowingScreen
+from vmtui.themes import ALL
 
 DOCS = Path(__file__).parents[2] / "docs" / "tui.md"
 
@@ -76,3 +79,15 @@ def test_a_click_on_a_key_presses_it() -> None:
         return text_of(app).splitlines()[-1]
 
     assert "VMs: keys" in shown(Frozen(), click)
+
+
+def test_where_there_is_no_room_every_key_stays_and_the_last_ones_lose_their_words() -> None:
+    picture = shown(Frozen(), size=(30, 10))
+    assert picture.splitlines()[-1].split() == ["S", "Snapshots", "/", "Filter", "?", "q"]
+
+
+@pytest.mark.parametrize("theme", ALL, ids=lambda theme: theme.name)
+def test_a_key_that_is_not_possible_now_is_paler_than_the_others(theme: Theme) -> None:
+    pale, plain = Color.parse(theme.variables["text-disabled"]), Color.parse(theme.foreground or "")
+    ground = Color.parse(theme.panel or "")
+    assert abs(pale.brightness - ground.brightness) < abs(plain.brightness - ground.brightness)

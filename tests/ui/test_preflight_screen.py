@@ -121,7 +121,7 @@ def test_what_warns_is_shown_with_what_helps() -> None:
 def test_what_blocks_is_shown_with_what_helps() -> None:
     picture = seen(Answering(change=with_card_out))
     assert "it cannot be saved like this" in picture
-    assert "→ vmtui resume VM brings it back" in picture
+    assert "→ Resume on the VM's screen brings it back" in picture
     assert "1 thing in the way" in picture
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.ui.frozen import Hands, settle, text_of
 from tests.ui.showing import Showing, run
 from tests.ui.vm_states import KEY, NEVER, Story, fleet, phase, waited
+from vmtui.app import QUIET
 from vmtui.backend.core.fleet import CancelWish, LetRunWish, Request, VmView, WaitWish, WatchWish
 from vmtui.backend.core.model import Phase
 from vmtui.backend.core.sim import Scenario
@@ -22,11 +23,29 @@ def stuck() -> VmView:
 
 
 def with_screen(view: VmView, use: Callable[[Showing, Hands], Awaitable[Any]], *, quiet: bool = True) -> Any:
+    """On the VM's screen, which a key has just opened; `quiet`: that was some time ago."""
     ui = Showing(fleet(view), now=view.state.now)
-    made = VmScreen(KEY, clock=lambda: 100.0)
-    if not quiet:
-        made._typed = 100.0
-    return run(ui, (80, 24), lambda hands: use(ui, hands), made)
+    ui.app._typed = ui.now
+
+    async def use_it(hands: Hands) -> Any:
+        if quiet:
+            ui.app._typed = -QUIET
+            await ui.draw(ui.source.fleet, ui.now)
+        return await use(ui, hands)
+
+    return run(ui, (80, 24), use_it, VmScreen(KEY))
+
+
+def elsewhere(use: Callable[[Showing, Hands], Awaitable[Any]], *, quiet: bool = True) -> Any:
+    """On the list of VMs, while a guest is stuck."""
+    view = stuck()
+    ui = Showing(fleet(view), now=view.state.now)
+    ui.app._typed = -QUIET if quiet else ui.now
+    return run(ui, (80, 24), lambda hands: use(ui, hands))
+
+
+async def read(ui: Showing) -> str:
+    return f"{type(ui.app.screen).__name__} {' '.join(text_of(ui.app).split())}"
 
 
 async def is_open(ui: Showing, _hands: Hands) -> bool:
@@ -47,6 +66,36 @@ def test_the_choices_open_by_themselves_for_a_guest_that_is_stuck() -> None:
     assert with_screen(stuck(), is_open)
 
 
+def test_they_open_also_over_another_screen_than_the_vm_s() -> None:
+    assert elsewhere(lambda ui, _hands: read(ui)).startswith("StuckScreen")
+
+
+def test_they_do_not_take_what_is_being_typed_and_a_line_says_that_they_will_come() -> None:
+    async def type_on(ui: Showing, hands: Hands) -> str:
+        await hands.press("slash", "w", "c", "r")
+        ui.now += 5
+        await ui.draw(ui.source.fleet, ui.now)
+        assert (await read(ui)).startswith("FleetScreen")
+        return " ".join(each.message for each in ui.app._notifications)
+
+    assert "What can be done comes up as soon as nothing is typed" in elsewhere(type_on, quiet=False)
+
+
+def test_they_wait_until_another_dialog_is_answered() -> None:
+    async def ask(ui: Showing, hands: Hands) -> list[str]:
+        seen = []
+        await hands.press("q")
+        ui.app._typed = -QUIET
+        for key in ("", "n"):
+            await hands.press(*filter(None, (key,)))
+            ui.app._typed = -QUIET
+            await ui.draw(ui.source.fleet, ui.now)
+            seen.append(type(ui.app.screen).__name__)
+        return seen
+
+    assert elsewhere(ask, quiet=False) == ["QuitDialog", "StuckScreen"]
+
+
 @pytest.mark.slice
 def test_they_do_not_open_for_a_guest_that_is_waited_for_only_a_little() -> None:
     assert not with_screen(Story(scenario=NEVER).until(waited(3)).view, is_open)
@@ -61,7 +110,7 @@ def test_a_key_pressed_just_now_is_not_taken_and_a_line_says_how_to_open_them() 
         assert await is_open(ui, hands)
         return banner
 
-    assert "g shows what is known of the guest" in with_screen(stuck(), look, quiet=False)
+    assert "press g to see what is known" in with_screen(stuck(), look, quiet=False)
 
 
 @pytest.mark.slice

@@ -18,35 +18,30 @@ from vmtui.widgets.migration_progress import BLOCKS
 PAUSED = Scenario(paused_by_other="wait-unplug", unplug_delay=0.4)
 
 
-def typing() -> float:
-    """A clock on which a key was always pressed just now: no dialog opens by itself."""
-    return 0.0
-
-
-def screen() -> VmScreen:
-    made = VmScreen(KEY, clock=typing)
-    made._typed = 0.0
-    return made
+def typed_at(ui: Showing) -> Showing:
+    """Somebody has pressed a key just now: no dialog opens by itself."""
+    ui.app._typed = ui.now
+    return ui
 
 
 def read(view: VmView, size: tuple[int, int] = (80, 24)) -> str:
-    ui = Showing(fleet(view), now=view.state.now)
+    ui = typed_at(Showing(fleet(view), now=view.state.now))
 
     async def look(_hands: Hands) -> str:
         return text_of(ui.app)
 
-    return str(run(ui, size, look, screen()))
+    return str(run(ui, size, look, VmScreen(KEY)))
 
 
 def pressed(view: VmView, *keys: str, read_only: bool = False) -> list[Request]:
     """What is asked for, apart from looking closely at the VM."""
-    ui = Showing(fleet(view), now=view.state.now, read_only=read_only)
+    ui = typed_at(Showing(fleet(view), now=view.state.now, read_only=read_only))
 
     async def press(hands: Hands) -> Any:
         await hands.press(*keys)
         await settle(ui.app)
 
-    run(ui, (80, 24), press, screen())
+    run(ui, (80, 24), press, VmScreen(KEY))
     return [each for each in ui.source.asked if not isinstance(each, WatchWish)]
 
 
@@ -82,7 +77,7 @@ def test_the_time_that_the_guest_stands_still_is_large() -> None:
     async def look(_hands: Hands) -> str:
         return ui.app.screen.query_one(Digits).value
 
-    assert run(ui, (80, 24), look, screen()) == "3.5"
+    assert run(ui, (80, 24), look, VmScreen(KEY)) == "3.5"
 
 
 def test_the_rate_is_drawn_as_a_line_of_what_the_screen_saw() -> None:
@@ -95,7 +90,7 @@ def test_the_rate_is_drawn_as_a_line_of_what_the_screen_saw() -> None:
             await ui.draw(fleet(view), view.state.now)
         return text_of(ui.app)
 
-    seen = str(run(ui, (80, 24), look, screen()))
+    seen = str(run(ui, (80, 24), look, VmScreen(KEY)))
     (line,) = [each for each in seen.splitlines() if "MiB/s" in each and "left" in each]
     assert set(line) & set(BLOCKS)
 
@@ -127,7 +122,7 @@ def test_a_vm_that_has_left_the_fleet_stays_as_it_was_last() -> None:
         await ui.draw(replace(fleet(view), vms={}), ui.now)
         return text_of(ui.app)
 
-    seen = run(ui, (80, 24), leave, screen())
+    seen = run(ui, (80, 24), leave, VmScreen(KEY))
     assert "not on the host any more" in seen
     assert "pc-q35-10.0" in seen
 
@@ -147,7 +142,7 @@ def test_cancel_is_one_key_away() -> None:
             await ui.draw(fleet(view), view.state.now)
             await hands.press("c")
 
-    run(ui, (80, 24), press, screen())
+    run(ui, (80, 24), press, VmScreen(KEY))
     assert [each for each in ui.source.asked if not isinstance(each, WatchWish)] == [CancelWish(KEY)] * len(views)
 
 
@@ -181,6 +176,21 @@ def test_the_vm_is_looked_at_closely_while_its_screen_is_open() -> None:
         await hands.press("escape")
         await settle(ui.app)
 
-    run(ui, (80, 24), leave, screen())
+    run(ui, (80, 24), leave, VmScreen(KEY))
     assert ui.source.asked[0] == WatchWish(KEY, True)
     assert ui.source.asked[-1] == WatchWish(KEY, False)
+
+
+def test_the_qmp_traffic_can_stand_beside_the_vm_where_there_is_room() -> None:
+    view = Story().until(over).view
+    ui = typed_at(Showing(fleet(view), now=view.state.now))
+
+    async def toggle(hands: Hands) -> list[bool]:
+        seen = []
+        for size in ((160, 50), (80, 24)):
+            await hands.resize(*size)
+            await hands.press("T")
+            seen.append("← UNPLUG_PRIMARY device-id=primary0" in text_of(ui.app))
+        return seen
+
+    assert run(ui, (160, 50), toggle, VmScreen(KEY)) == [True, False]

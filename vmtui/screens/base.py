@@ -14,6 +14,9 @@ class ShowingScreen(Screen[None]):
     opened: tuple[Place, str] | None = None
     """As what the app opened it: a place and the VM's key."""
 
+    calls_for = ""
+    """The key of a VM, where this screen itself says that its guest needs somebody."""
+
     def show(self, shown: Shown) -> None:
         """Draw it. Called at most four times a second; must cost nothing where nothing changed."""
         raise NotImplementedError

@@ -44,7 +44,7 @@ class Question(ModalScreen[T]):
     }
     Question #question { text-style: bold; width: 1fr; height: auto; }
     Question .consequence { width: 1fr; height: auto; padding-left: 4; color: $text-muted; }
-    Question Button { width: auto; margin-top: 1; }
+    Question Button { width: auto; min-width: 0; margin-top: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stay", "Stay", id="question.stay", show=False),
@@ -112,13 +112,14 @@ class QuitDialog(Question[Quit]):
         """`busy` are the VMs that something is done to; `outlives`: the engine does not end with the screen."""
         names = [printable(name, 40) for name in busy]
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        them, each = ("it", "The VM") if len(names) == 1 else ("them", "Each VM")
         super().__init__(
             f"Something is being done to {shown}. Quit all the same?",
             (
                 Answer(Quit.STAY, "n", "Stay", "Nothing changes."),
                 Answer(Quit.GO_ON, "g", "Quit, and let it go on", _GOES_ON[outlives]),
-                Answer(Quit.CANCEL, "c", "Cancel it, then quit",
-                       "The VM is put back as it was, and looked at. Where the guest does not let go of its card, this "
+                Answer(Quit.CANCEL, "c", f"Cancel {them}, then quit",
+                       f"{each} is put back as it was, and looked at. Where a guest does not let go of its card, this "
                        "takes up to 30 s.", dangerous=True),
             ),
         )  # fmt: skip

@@ -45,12 +45,13 @@ class FleetScreen(ShowingScreen):
     FleetScreen.-wide #body { layout: horizontal; }
     FleetScreen #hint { padding: 1 2; height: auto; display: none; }
     FleetScreen #hint.-open { display: block; }
+    FleetScreen.-empty #body { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open('vm')", "Open", id="fleet.open"),
         Binding("s", "open('preflight')", "Save", id="fleet.save"),
         Binding("c", "cancel", "Cancel", id="fleet.cancel"),
-        Binding("p", "open('parameters')", "Parameters", id="fleet.parameters"),
+        Binding("p", "open('parameters')", "Params", id="fleet.parameters"),
         Binding("t", "open('transcript')", "Transcript", id="fleet.transcript", show=False),
         Binding("S", "open('snapshots')", "Snapshots", id="fleet.snapshots"),
         Binding("slash", "filter", "Filter", id="fleet.filter"),
@@ -84,12 +85,12 @@ class FleetScreen(ShowingScreen):
 
     def show(self, shown: Shown) -> None:
         self._shown = shown
-        found = self._glances(shown.fleet)
-        drawn = (tuple(map(id, found)), self.query_one("#filter", Input).value, self._order, self.app.theme, self.size)
+        found, table = self._glances(shown.fleet), self.query_one(VmTable)
+        drawn = (tuple(map(id, found)), self.query_one("#filter", Input).value, self._order, self.app.theme, table.size)
         if drawn != self._drawn or not found:
             self._drawn = drawn
             listed = tuple(each for each in found if self._matches(each))
-            self.query_one(VmTable).draw(self._sorted(listed))
+            table.draw(self._sorted(listed))
             self._hint(shown, found, listed)
         self.query_one(TopLine).draw(shown, counts(found))
         self._draw_detail(shown)
@@ -125,6 +126,7 @@ class FleetScreen(ShowingScreen):
     def _hint(self, shown: Shown, found: tuple[Glance, ...], listed: tuple[Glance, ...]) -> None:
         hint = self.query_one("#hint", Static)
         hint.set_class(not listed, "-open")
+        self.set_class(not listed, "-empty")
         if not listed:
             hint.update(Content(glance.nothing(shown.fleet.host, bool(found))))
 
@@ -155,9 +157,9 @@ class FleetScreen(ShowingScreen):
             return True if action == "no_filter" else None
         view = self.selected if self.is_mounted else None
         if action == "open" and parameters != ("snapshots",):
-            return True if view is not None else None
+            return view is not None
         if action == "cancel":
-            return True if view is not None and view.state.busy else None
+            return view is not None and (view.state.busy or None)
         return True
 
     def action_open(self, place: str) -> None:
@@ -217,4 +219,4 @@ LABEL = 10
 def _line(label: str, text: str, tone: Tone | None, width: int) -> Content:
     wrapped = f"\n{' ' * LABEL}".join(textwrap.wrap(text, width - LABEL - 2) or [""])
     value = Content(wrapped) if tone is None else said(glance.Said(wrapped, tone))
-    return Content.assemble(toned(f"{label[: LABEL - 1]:{LABEL}}", Tone.DIM), value)
+    return Content.assemble(toned(f"{label:{LABEL - 1}} ", Tone.DIM), value)

@@ -18,6 +18,12 @@ class Key(NamedTuple):
     name: str
     why_not: str
 
+    @property
+    def rank(self) -> int:
+        """What this screen is for comes first, then how to move in it, then what every screen and terminal has."""
+        place, _, action = self.name.partition(".")
+        return 3 if not place else 1 if place == "table" else 2 if not action or place == "quit" else 0
+
 
 class HelpScreen(ModalScreen[None]):
     TITLE = "Keys"

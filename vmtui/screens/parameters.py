@@ -20,6 +20,7 @@ from vmtui.messages import Ask, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
 from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import COLOURS, lines, toned
+from vmtui.widgets.top_line import TopLine
 
 COLUMNS = (
     ("NAME", 27, 0),
@@ -53,7 +54,6 @@ class ParametersScreen(ShowingScreen):
     )
     DEFAULT_CSS = """
     ParametersScreen {
-        #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
         #pause { height: auto; max-height: 2; padding: 0 1; }
         #filter { display: none; height: 1; border: none; padding: 0 1; }
         #heads { height: 1; padding: 0 1; color: $text-muted; text-wrap: nowrap; }
@@ -89,7 +89,7 @@ class ParametersScreen(ShowingScreen):
         self._detailed: Entry | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static(id="title", markup=False)
+        yield TopLine("Settings")
         yield Static(id="pause", markup=False)
         yield Input(id="filter", placeholder="part of a name or of a meaning", compact=True)
         yield Static(id="heads", markup=False)
@@ -108,7 +108,8 @@ class ParametersScreen(ShowingScreen):
     def show(self, shown: Shown) -> None:
         view = shown.vm(self.key)
         if view is None:
-            self._draw("title", Content(f"{printable(self.key, 60)} is not here any more"))
+            gone = Content(f"{printable(self.key, 60)} is not here any more")
+            self.query_one(TopLine).draw(shown, gone)
             return
         if self._state is None:
             self._told = view.state.tuned
@@ -116,7 +117,7 @@ class ParametersScreen(ShowingScreen):
         self._state = view.state
         self._entries = parameters.entries(view.state)
         self._draw_list()
-        self._draw_around(printable(view.state.vm.name or view.name or self.key, 40))
+        self._draw_around(shown, printable(view.state.vm.name or view.name or self.key, 40))
 
     def ticks(self, shown: Shown) -> bool:
         return False
@@ -132,14 +133,14 @@ class ParametersScreen(ShowingScreen):
             self._drawn[where] = content
             self.query_one(f"#{where}", Static).update(content)
 
-    def _draw_around(self, name: str) -> None:
+    def _draw_around(self, shown: Shown, name: str) -> None:
         assert self._state is not None
         vm, filtered = self._state.vm, self.query_one("#filter", Input).value.strip()
         rows = sum(each is not None for each in self._listed)
         count = f"{rows} of {len(self._entries)} match {printable(filtered, 30)!r}" if filtered else f"{rows} settings"
-        self._draw(
-            "title", Content(f"{name}   QEMU {vm.qemu}   {count if self._entries else 'asking QEMU what it offers'}")
-        )
+        asking = "asking QEMU what it offers"
+        about = Content.assemble((name, "bold"), f"  QEMU {vm.qemu}  {count if self._entries else asking}")
+        self.query_one(TopLine).draw(shown, about)
         tone = Tone.GOOD if vm.features.pause_vm else Tone.DIM
         self._draw("pause", toned(parameters.pause_vm_line(self._state), tone))
         self._draw("heads", _cells([head for head, _width, _from in COLUMNS], self._width))

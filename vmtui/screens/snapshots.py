@@ -39,7 +39,7 @@ class SnapshotsScreen(ShowingScreen):
     SnapshotsScreen #hint { padding: 1 2; height: auto; display: none; }
     SnapshotsScreen #hint.-open { display: block; }
     SnapshotsScreen StateTable { height: 1fr; }
-    SnapshotsScreen #detail { height: 10; border-top: solid $panel; padding: 0 1; }
+    SnapshotsScreen #detail { height: 10; scrollbar-size-vertical: 1; border-top: solid $panel; padding: 0 1; }
     SnapshotsScreen #said { height: 1; padding: 0 1; }
     SnapshotsScreen.-low #detail { height: 7; }
     SnapshotsScreen.-roomy #detail { height: auto; max-height: 60%; }
@@ -282,6 +282,9 @@ COLUMNS = (
 class StateTable(DataTable[Text]):
     """`draw` takes the lines in order; the cursor stays on its file, wherever that moves."""
 
+    DEFAULT_CSS = """
+    StateTable { overflow-x: hidden; scrollbar-size-vertical: 1; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False, id="table.down"),
         Binding("k", "cursor_up", "Up", show=False, id="table.up"),

@@ -33,12 +33,12 @@ class StuckScreen(ShowingScreen, ModalScreen[None]):
     )
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-usual")]  # noqa: RUF012 - Textual says list
     DEFAULT_CSS = """
-    StuckScreen { align: center middle; }
+    StuckScreen { align: center middle; background: $background 60%; }
     StuckScreen #stuck {
         width: 76; max-width: 98%; height: auto; max-height: 98%; padding: 0 1;
         border: round $warning; background: $surface;
     }
-    StuckScreen Button { width: auto; }
+    StuckScreen Button { width: auto; min-width: 0; }
     StuckScreen .consequence { padding-left: 4; color: $text-muted; }
     StuckScreen #known { margin-bottom: 1; }
     StuckScreen #known-below { display: none; }
@@ -56,7 +56,7 @@ class StuckScreen(ShowingScreen, ModalScreen[None]):
 
     def __init__(self, key: str) -> None:
         super().__init__()
-        self.key = key
+        self.key = self.calls_for = key
         self._choices: tuple[Choice, ...] = ()
         self._over = False
 

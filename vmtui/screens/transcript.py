@@ -14,13 +14,16 @@ from textual.widgets.option_list import Option
 from vmtui.backend.core import speak
 from vmtui.backend.core.fleet import Record, VmView
 from vmtui.backend.core.glance import Tone
+from vmtui.backend.core.model import Phase
 from vmtui.backend.core.speak import Saying, Tongue
 from vmtui.backend.core.text import printable
+from vmtui.backend.core.words import MEANING
 from vmtui.messages import Copy, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
 from vmtui.widgets.event_log import EventLog
 from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import COLOURS, lines, toned
+from vmtui.widgets.top_line import TopLine
 
 
 class TranscriptScreen(ShowingScreen):
@@ -34,7 +37,6 @@ class TranscriptScreen(ShowingScreen):
     )
     DEFAULT_CSS = """
     TranscriptScreen {
-        #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
         #line { display: none; height: 1; border: none; padding: 0 1; background: $boost; }
         #both { layout: vertical; height: 1fr; }
         #log { height: 2fr; padding: 0 1; }
@@ -67,11 +69,11 @@ class TranscriptScreen(ShowingScreen):
         self._filter = ""
         self._search = ""
         self._said = ""
-        self._title = Content("")
+        self._shown: Shown | None = None
         self._drawn: tuple[Record | None, bool] | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static(id="title", markup=False)
+        yield TopLine("QMP")
         yield Input(id="line", compact=True)
         with Container(id="both"):
             yield EventLog(id="log")
@@ -89,7 +91,7 @@ class TranscriptScreen(ShowingScreen):
     # --- drawing --------------------------------------------------------------------------------------------------
 
     def show(self, shown: Shown) -> None:
-        self._view = shown.vm(self.key)
+        self._shown, self._view = shown, shown.vm(self.key)
         if self._view is not None:
             self.log_list.show(self._view, shown.fleet.host.offset)
         self._draw_title()
@@ -99,17 +101,16 @@ class TranscriptScreen(ShowingScreen):
         return False
 
     def _draw_title(self) -> None:
-        parts = [printable(self.key, 60), "is not here any more"]
+        name, parts = printable(self.key, 60), ["is not here any more"]
         if self._view is not None:
             vm, log = self._view.state.vm, self._view.log
             count = f"{self.log_list.count} of {len(log)} match {self._filter!r}" if self._filter else f"{len(log)} lines"
-            parts = [printable(vm.name or self._view.name or vm.key, 40), count]
+            name, parts = printable(vm.name or self._view.name or vm.key, 40), [count]
             parts += ["following"] if self.log_list.following else ["standing still, f follows"]
             parts += [self._said] if self._said else [_earlier(self._view)]
-        title = Content("   ".join(filter(None, parts)))
-        if title != self._title:
-            self._title = title
-            self.query_one("#title", Static).update(title)
+        if self._shown is not None:
+            about = Content.assemble((name, "bold"), "  ", "  ".join(filter(None, parts)))
+            self.query_one(TopLine).draw(self._shown, about)
 
     def _draw_message(self) -> None:
         record = self.log_list.chosen
@@ -117,7 +118,7 @@ class TranscriptScreen(ShowingScreen):
             before, self._drawn = self._drawn, (record, self._pretty)
             if before is None or _has_message(before[0]) != _has_message(record):
                 self.refresh_bindings()
-            self.query_one("#body", Static).update(_body(record, pretty=self._pretty))
+            self.query_one("#body", Static).update(_body(record, pretty=self._pretty, filtered=bool(self._filter)))
             self.query_one("#message").scroll_home(animate=False)
 
     @on(EventLog.Chosen)
@@ -267,8 +268,11 @@ def _earlier(view: VmView) -> str:
     return f"{gone} earlier ones in {printable(view.journal, 200)}" if view.journal else f"{gone} earlier ones are gone"
 
 
-def _body(record: Record | None, *, pretty: bool) -> Content:
+def _body(record: Record | None, *, pretty: bool, filtered: bool) -> Content:
     if record is None:
-        return Content.styled("nothing was sent or heard yet", COLOURS[Tone.DIM])
+        why = "nothing matches the filter: / and Escape show all again" if filtered else "nothing was sent or heard yet"
+        return Content.styled(why, COLOURS[Tone.DIM])
     message = record.data.get("msg")
+    if (phase := record.data.get("phase")) in set(Phase):
+        return Content(f"a phase of vmtui: {MEANING[Phase(phase)]}")
     return Content(speak.readable(message if isinstance(message, dict) else record.data, pretty=pretty))

@@ -1,15 +1,11 @@
 """One VM: what it is, what is being done to it, how long its guest stands still, and how the last save ended."""
 
-import time
-from collections.abc import Callable
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.events import Key
-from textual.widgets import Input, TextArea
 
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import possible, verdict, words
@@ -22,6 +18,7 @@ from vmtui.screens.base import ShowingScreen
 from vmtui.screens.stuck import StuckScreen
 from vmtui.widgets import vm_story
 from vmtui.widgets.drawn import Drawn
+from vmtui.widgets.event_log import EventLog
 from vmtui.widgets.failover_pair import FailoverPair
 from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import said
@@ -29,10 +26,10 @@ from vmtui.widgets.migration_progress import MigrationProgress
 from vmtui.widgets.top_line import TopLine
 from vmtui.widgets.workflow_steps import WorkflowSteps
 
-QUIET = 1.0
-"""Seconds without a key after which a dialog may open by itself: what is typed is not meant for it."""
-
-
+BOTH = 150
+"""Columns from which there is room for a VM and its QMP traffic side by side."""
+BESIDE = 62
+"""Columns of the QMP traffic beside the VM."""
 MESSAGES = 12
 """How many of the last messages are shown where there is room for them."""
 
@@ -52,7 +49,7 @@ class VmScreen(ShowingScreen):
     VmScreen.-stale #stale { display: block; }
     VmScreen.-asks #banner { display: block; }
     VmScreen #body { height: auto; padding: 0 1; }
-    VmScreen.-stale #body, VmScreen.-stale #words { opacity: 55%; }
+    VmScreen.-stale #body { opacity: 55%; }
     VmScreen #left { width: 38; height: auto; padding-right: 1; }
     VmScreen #right { width: 1fr; height: auto; }
     VmScreen #aside { width: 50; height: auto; display: none; }
@@ -75,6 +72,13 @@ class VmScreen(ShowingScreen):
     }
     VmScreen.-narrow #left { width: 21; }
     VmScreen.-narrow.-ended #left { display: none; }
+    VmScreen #vm { width: 1fr; }
+    VmScreen #beside { width: 62; display: none; border-left: solid $panel; padding: 0 1; }
+    VmScreen.-wide.-beside #beside { display: block; }
+    VmScreen.-wide.-beside #left { width: 44; }
+    VmScreen.-wide.-beside #aside, VmScreen.-wide.-tall.-talked.-beside #messages { display: none; }
+    VmScreen.-wide.-beside.-idle #left { display: none; }
+    VmScreen.-wide.-beside.-idle #aside { display: block; }
     VmScreen.-low #words, VmScreen.-low #progress { margin-top: 0; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -85,19 +89,19 @@ class VmScreen(ShowingScreen):
         Binding("g", "guest", "Guest", id="vm.guest"),
         Binding("p", "parameters", "Params", id="vm.parameters"),
         Binding("t", "transcript", "QMP", id="vm.transcript"),
+        Binding("T", "beside", "QMP beside", id="vm.beside"),
         Binding("S", "snapshots", "Snapshots", id="vm.snapshots"),
         Binding("escape", "back", "Back", id="vm.back"),
     ]
 
-    def __init__(self, key: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`key` as in `Fleet.vms`. `clock` is what the times of keys are measured with."""
+    def __init__(self, key: str) -> None:
+        """`key` as in `Fleet.vms`."""
         super().__init__()
-        self.key = key
-        self._clock = clock
-        self._typed = -QUIET
-        self._told: set[Occasion] = set()
+        self.key = self.calls_for = key
         self._why_not: dict[str, str] = {}
         self._busy = False
+        self._beside = False
+        """The QMP traffic is wanted beside the VM, where there is room."""
 
     @property
     def why_not(self) -> dict[str, str]:
@@ -106,23 +110,26 @@ class VmScreen(ShowingScreen):
 
     def compose(self) -> ComposeResult:
         yield TopLine("VM")
-        yield Drawn(id="stale")
-        with Horizontal(id="body"):
-            with Vertical(id="left") as left:
-                left.border_title = "phases"
-                yield WorkflowSteps(id="steps")
-            with Vertical(id="right") as right:
-                right.border_title = "failover card and guest"
-                yield FailoverPair(id="pair")
-                yield MigrationProgress(id="progress")
-            with Vertical(id="aside") as aside:
-                aside.border_title = "the VM"
-                yield Drawn(id="facts")
-        yield Drawn(id="banner")
-        with VerticalScroll(id="words"):
-            yield Drawn(id="told")
-        yield Drawn(id="messages")
-        yield Drawn(id="reasons")
+        with Horizontal(id="whole"):
+            with Vertical(id="vm"):
+                yield Drawn(id="stale")
+                with Horizontal(id="body"):
+                    with Vertical(id="left") as left:
+                        left.border_title = "phases"
+                        yield WorkflowSteps(id="steps")
+                    with Vertical(id="right") as right:
+                        right.border_title = "failover card and guest"
+                        yield FailoverPair(id="pair")
+                        yield MigrationProgress(id="progress")
+                    with Vertical(id="aside") as aside:
+                        aside.border_title = "the VM"
+                        yield Drawn(id="facts")
+                yield Drawn(id="banner")
+                with VerticalScroll(id="words"):
+                    yield Drawn(id="told")
+                yield Drawn(id="messages")
+                yield Drawn(id="reasons")
+            yield EventLog(id="beside")
         yield KeyLine()
 
     # --- drawing --------------------------------------------------------------------------------------------------
@@ -142,13 +149,22 @@ class VmScreen(ShowingScreen):
         self.query_one(WorkflowSteps).show(view)
         self.query_one(FailoverPair).show(view, shown.fleet.host.offset)
         self.query_one(MigrationProgress).show(view)
-        self.query_one("#told", Drawn).draw(vm_story.told(view, usually))
+        beside = self._beside and self.size.width >= BOTH
+        self.set_class(beside, "-beside")
+        if beside:
+            self.query_one(EventLog).show(view, shown.fleet.host.offset)
+        width = self.size.width - 3 - (BESIDE if beside else 0)
+        self.query_one("#told", Drawn).draw(vm_story.told(view, usually, width))
         if self.has_class("-wide") and self.has_class("-tall"):
             messages = vm_story.messages(view, MESSAGES)
             self.set_class(bool(messages), "-talked")
             self.query_one("#messages", Drawn).draw(messages)
         self._show_possible(view, read_only=shown.read_only)
-        self._call_for_help(verdict.occasion(view.state, usually), read_only=shown.read_only)
+        self._call_for_help(verdict.occasion(view.state, usually))
+
+    def on_resize(self) -> None:
+        """Lines are as long as there is room for."""
+        self.post_message(Redraw())
 
     def ticks(self, shown: Shown) -> bool:
         view = shown.vm(self.key)
@@ -169,10 +185,10 @@ class VmScreen(ShowingScreen):
         self._busy = view.state.busy
         self.set_class(not told_of, "-idle")
         self.set_class(told_of and not view.state.busy, "-ended")
-        self.set_class(not view.state.busy and is_.migration_running(view.state), "-foreign")
+        self.set_class(is_.somebody_else_migrates(view.state), "-foreign")
 
     def _show_stale(self, view: VmView, offset: float) -> None:
-        line = words.standing_line(view.state.vm, busy=view.state.busy)
+        line = words.standing_line(view.state)
         self.set_class(bool(line), "-stale")
         if line:
             heard = [record.at for record in view.log if record.kind == "qmp" and record.data.get("dir") == "recv"]
@@ -189,26 +205,13 @@ class VmScreen(ShowingScreen):
 
     # --- the guest needs somebody ---------------------------------------------------------------------------------
 
-    def _call_for_help(self, occasion: Occasion | None, *, read_only: bool) -> None:
-        """Open the choices by itself, once for each occasion; say how to open them where keys are being typed."""
+    def _call_for_help(self, occasion: Occasion | None) -> None:
+        """Say how to open the choices: the app opens them by itself, where no keys are being typed."""
         self.set_class(occasion is not None, "-asks")
         if occasion is None:
             return
-        text = f"{occasion.kind}: g shows what is known of the guest, and what can be done"
+        text = f"{occasion.kind}: press g to see what is known, and what can be done"
         self.query_one("#banner", Drawn).draw(said(Said(text, verdict.TONES[occasion.kind])))
-        if occasion not in self._told and not read_only and not self._typing():
-            self._told.add(occasion)
-            self.call_later(self._open_choices)
-
-    def _typing(self) -> bool:
-        return isinstance(self.app.focused, Input | TextArea) or self._clock() - self._typed < QUIET
-
-    def on_key(self, _event: Key) -> None:
-        self._typed = self._clock()
-
-    def _open_choices(self) -> None:
-        if self.is_current:
-            self.app.push_screen(StuckScreen(self.key))
 
     # --- keys -----------------------------------------------------------------------------------------------------
 
@@ -225,6 +228,8 @@ class VmScreen(ShowingScreen):
         why_not = self._why_not.get(action, "")
         if why_not and (action in ("guest", "wait", "resume") or (self._busy and action == "save")):
             return False  # there is no room for what can be of no use now
+        if action == "beside":
+            return self.size.width >= BOTH
         return None if why_not else True
 
     def action_save(self) -> None:
@@ -242,13 +247,18 @@ class VmScreen(ShowingScreen):
         self.post_message(Ask(wish))
 
     def action_guest(self) -> None:
-        self._open_choices()
+        self.app.push_screen(StuckScreen(self.key))
 
     def action_parameters(self) -> None:
         self.post_message(Open(Place.PARAMETERS, self.key))
 
     def action_transcript(self) -> None:
         self.post_message(Open(Place.TRANSCRIPT, self.key))
+
+    def action_beside(self) -> None:
+        """What is pressed here, and what is sent then, side by side."""
+        self._beside = not self._beside
+        self.post_message(Redraw())
 
     def action_snapshots(self) -> None:
         self.post_message(Open(Place.SNAPSHOTS))

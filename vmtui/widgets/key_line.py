@@ -30,11 +30,26 @@ class KeyLine(Drawn):
         for active in screen.active_bindings.values():
             if active.binding.show:
                 first.setdefault(active.binding.action, active)
-        self.draw(Content(" ").join([self._key(each.binding, each.enabled) for each in first.values()]))
+        self.draw(self._fitting(list(first.values())))
 
-    def _key(self, binding: Binding, enabled: bool) -> Content:
-        key, does = self.app.get_key_display(binding), binding.description
+    def on_resize(self) -> None:
+        self._changed(self.screen)
+
+    def _fitting(self, keys: list[ActiveBinding]) -> Content:
+        """Every key; where there is no room for all their words, the last ones stand without."""
+        lines = (self._line(keys, told) for told in range(len(keys), -1, -1))
+        return next(
+            (line for line in lines if line.cell_length <= (self.size.width or line.cell_length)), self._line(keys, 0)
+        )
+
+    def _line(self, keys: list[ActiveBinding], told: int) -> Content:
+        """The first `told` of them with what they do."""
+        said = [self._key(each.binding, each.enabled, index < told) for index, each in enumerate(keys)]
+        return Content(" ").join(said)
+
+    def _key(self, binding: Binding, enabled: bool, told: bool) -> Content:
+        key, does = self.app.get_key_display(binding), f" {binding.description}" if told else ""
         if not enabled:
-            return Content.assemble((f"{key} {does}", "$text-disabled"))
-        text = Content.assemble((key, "$footer-key-foreground bold"), f" {does}")
+            return Content.assemble((f"{key}{does}", "$text-disabled"))
+        text = Content.assemble((key, "$footer-key-foreground bold"), does)
         return text.stylize(Style.from_meta({"@click": f"app.simulate_key('{binding.key}')"}))

@@ -9,7 +9,7 @@ from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import pace, words
 from vmtui.backend.core.fleet import VmView
 from vmtui.backend.core.glance import Tone
-from vmtui.backend.core.model import Strategy, Workflow
+from vmtui.backend.core.model import Link, Outcome, Strategy, Workflow
 from vmtui.backend.core.pace import Pace, Sample
 from vmtui.backend.core.result import stopped_seconds
 from vmtui.backend.core.state import State
@@ -65,17 +65,19 @@ class MigrationProgress(Vertical):
         digits, label = self.query_one("#digits", Digits), self.query_one("#label", Drawn)
         if digits.value != number:
             digits.update(number)
+        digits.display = bool(number)
         digits.set_class(tone is Tone.WARN, "-still")
         digits.set_class(tone is Tone.GOOD, "-over")
         plain = self.query_one("#stopped").has_class("-plain")
-        head = f"{number} {unit}  {words_for_it}" if plain else f"\n\n{unit}  {words_for_it}"
+        said = f"{unit}  {words_for_it}" if unit else words_for_it
+        head = f"{number} {said}".lstrip() if plain else f"\n\n{said}"
         label.draw(Content.styled(head, f"{COLOURS[tone]} bold"))
 
     # --- the copy ---------------------------------------------------------------------------------------------------
 
     def _copy(self, state: State) -> list[Content]:
         work, migration, width = state.work, state.vm.migration, max(self.size.width, 20)
-        if not state.busy and is_.migration_running(state):
+        if is_.somebody_else_migrates(state):
             return _foreign(state, width)
         if work is None or not (migration.total and work.done_share):
             return []
@@ -91,7 +93,7 @@ class MigrationProgress(Vertical):
         left = pace.seconds_left(state, speed)
         if work.given_up or work.marks.lost is not None or left is None:
             return [numbers]
-        first, last = f"{words.size(speed)}/s  ", f"  {' '.join(words.counting(left))} left"
+        first, last = f"{words.size(speed)}/s of RAM  ", f"  {' '.join(words.counting(left))} left"
         line = sparkline(pace.rates(self._samples, max(width - len(first) - len(last), 0)))
         return [numbers, f"{first}{line}{last}" if line else f"{first.rstrip()}{last}"]
 
@@ -100,6 +102,10 @@ def _stopped(state: State) -> tuple[str, str, str, Tone]:
     """Number, unit, what it says, and how serious it is."""
     work = state.work
     stood = stopped_seconds(state) if work is not None and work.baseline is not None else None
+    if state.vm.link is Link.GONE and not state.busy and (work is None or work.outcome is not Outcome.SAVED):
+        return ("", "", "the guest ended with its QEMU", Tone.BAD)
+    if work is not None and work.marks.stopped is not None and stood is None:
+        return ("", "", "the guest was stopped for good", Tone.GOOD)
     if work is None or stood is None:
         return ("0", "s", "the guest runs on" if state.busy else "the guest was not stopped", Tone.DIM)
     if work.marks.resumed is not None:

@@ -13,11 +13,11 @@ class TopLine(Static):
     """Host in the user's colour, the screen's title, counts."""
 
     DEFAULT_CSS = """
-    TopLine { height: 1; background: $panel; color: $text; }
+    TopLine { height: 1; background: $panel; color: $text; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     def __init__(self, title: str) -> None:
-        super().__init__(markup=False)
+        super().__init__(id="title", markup=False)
         self._title = title
         self._drawn = Content("")
 

@@ -45,6 +45,9 @@ COLUMNS = (
 class VmTable(DataTable[Text]):
     """`draw` takes the lines in order; the cursor stays on its VM, wherever that moves."""
 
+    DEFAULT_CSS = """
+    VmTable { overflow-x: hidden; scrollbar-size-vertical: 1; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False, id="table.down"),
         Binding("k", "cursor_up", "Up", show=False, id="table.up"),

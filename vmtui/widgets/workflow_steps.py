@@ -22,7 +22,7 @@ class WorkflowSteps(Drawn):
         work = view.state.work
         rows = [self._row(each) for each in steps(view.state, view.log)]
         if work is not None and work.outcome is not None:
-            total = words.seconds(took(work, view.state.now))
+            total = " ".join(words.exact(took(work, view.state.now)))
             rows.append(Content.styled(f"  {'all':<10}{total:>8}", COLOURS[Tone.DIM]))
         self.draw(Content("\n").join(rows))
 

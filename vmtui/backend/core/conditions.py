@@ -280,6 +280,11 @@ def migration_running(state: State) -> bool:
     return not migration_ended(state)
 
 
+def somebody_else_migrates(state: State) -> bool:
+    """A QEMU that has ended, or does not answer, may have been in the middle of one of ours: nothing is known then."""
+    return not state.busy and state.vm.link is Link.UP and migration_running(state)
+
+
 def migrate_not_sent(state: State) -> bool:
     return the_work(state).sent is Sent.NO
 

@@ -144,7 +144,7 @@ def card_word(state: State, card: Primary) -> Said:
     if card.card is Card.DELETED:
         return Said("lost", Tone.BAD)
     if card.asked:
-        return Said("asked to leave", Tone.BUSY)
+        return Said("asked to leave", Tone.BUSY) if state.busy else Said("plugged, asked", Tone.WARN)
     if has_left(state, card):
         return Said("out", Tone.BUSY)
     if card.card is Card.OUT:
@@ -168,8 +168,8 @@ def doing(state: State) -> Said:
     work = state.work
     if work is not None and state.busy:
         return _under_way(state)
-    if is_.migration_running(state) and state.vm.link is Link.UP:
-        return Said(f"migrating by another ({printable(state.vm.migration.status, 30)})", Tone.BUSY)
+    if is_.somebody_else_migrates(state):
+        return Said("another migrates it", Tone.BUSY)
     if work is None or work.outcome is None:
         return Said("", Tone.DIM)
     return Said(_ENDED[work.outcome], _TONE_OF_END[work.outcome])
@@ -245,7 +245,7 @@ def detail(view: VmView, fleet: Fleet, now: float) -> list[tuple[str, str, Tone 
     """What there is to know of one VM, in lines: a label, a text, and how it is meant."""
     state, vm = view.state, view.state.vm
     state_now = replace(state, now=now) if state.busy else state
-    found: list[tuple[str, str, Tone | None]] = [(vm.name or view.name, *_said(state_of(vm)))]
+    found: list[tuple[str, str, Tone | None]] = [(vm.name or view.name or "VM", *_said(state_of(vm)))]
     if vm.link is not Link.UP or vm.why_lost:
         found.append(("why", printable(vm.why_lost, 300) or "connecting to its monitor", Tone.WARN))
         found += _stale(state, fleet.host)
@@ -254,13 +254,24 @@ def detail(view: VmView, fleet: Fleet, now: float) -> list[tuple[str, str, Tone 
         if stood := words.stopped_line(state_now):
             found.append(("guest", stood, Tone.WARN))
     elif doing(state).word:
-        found.append(("last", *_said(doing(state))))
+        found += _last(as_told(state))
     found += [("card", text, None) for _label, text in words.proof_of_cards(state)]
     if vm.machine or vm.memory:
         parts = [printable(vm.machine, 40), f"{words.size(vm.memory)} of RAM" if vm.memory else "", f"QEMU {vm.qemu}"]
         found.append(("machine", ", ".join(filter(None, parts)), None))
     found.append(("monitor", printable(vm.key, 300), None))
-    return [(printable(label, 20), text, tone) for label, text, tone in found]
+    return [(printable(label, 60), text, tone) for label, text, tone in found]
+
+
+def _last(state: State) -> list[tuple[str, str, Tone | None]]:
+    """How it ended, and what is to be done about it; or what somebody else does."""
+    said, work = doing(state), state.work
+    if work is None or work.outcome is None or is_.somebody_else_migrates(state):
+        return [("now", *_said(said))]
+    found: list[tuple[str, str, Tone | None]] = [("last", words.ending(state), said.tone)]
+    if work.outcome is Outcome.ATTENTION:
+        found += [("note", words.on_screen(printable(text)), None) for text in work.notes[:1]]
+    return found
 
 
 def _said(value: Said) -> tuple[str, Tone]:

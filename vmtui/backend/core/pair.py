@@ -7,7 +7,7 @@ QEMU's word that the guest let go.
 import msgspec
 
 from vmtui.backend.core.glance import Said, Tone, card_word, has_left
-from vmtui.backend.core.model import Card, Primary
+from vmtui.backend.core.model import Card, Link, Primary
 from vmtui.backend.core.state import State
 from vmtui.backend.core.text import printable
 
@@ -46,14 +46,16 @@ def let_go(state: State, card: Primary) -> bool:
 def _pair(state: State, card: Primary) -> Pair:
     there = card.standby_id in state.vm.standbys
     proof, proved_at = _proof(state, card)
-    carries = _carries(state, card)
+    carries = NOBODY if state.vm.link is Link.GONE else _carries(state, card)
+    now = state.vm.link is Link.UP and not state.vm.why_lost
+    here = card_word(state, card)
     return Pair(
         primary=printable(card.device_id, 30),
         standby=printable(card.standby_id, 30),
-        card=card_word(state, card),
-        ready=Said("ready", Tone.GOOD) if there else Said("missing", Tone.BAD),
+        card=here if now else Said(here.word, Tone.DIM),
+        ready=Said("ready", Tone.GOOD if now else Tone.DIM) if there else Said("missing", Tone.BAD),
         carries=carries,
-        traffic=_TRAFFIC[carries],
+        traffic=_traffic(state, carries, now=now),
         proof=proof,
         proved_at=proved_at,
     )
@@ -65,6 +67,20 @@ _TRAFFIC = {
     NOBODY: "no traffic: the guest does not run",
     UNKNOWN: "traffic: nobody can say over which",
 }
+
+
+_LAST_KNOWN = {
+    PRIMARY: "last known: over the primary",
+    STANDBY: "last known: over the standby",
+    NOBODY: "last known: no traffic",
+    UNKNOWN: "traffic: nobody can say over which",
+}
+
+
+def _traffic(state: State, carries: str, *, now: bool) -> str:
+    if state.vm.link is Link.GONE:
+        return "no traffic: QEMU has ended"
+    return (_TRAFFIC if now else _LAST_KNOWN)[carries]
 
 
 def _carries(state: State, card: Primary) -> str:
@@ -85,7 +101,7 @@ def _proof(state: State, card: Primary) -> tuple[str, float | None]:
         return "QEMU said so: DEVICE_DELETED", None
     if let_go(state, card):
         return "QEMU's word: the guest let it go", None
-    if card.asked:
+    if card.asked and state.busy:
         return "asked (UNPLUG_PRIMARY), no answer yet", None
     if card.card is Card.NOT_PROVED:
         return "no proof: no PCI config window to look through", None

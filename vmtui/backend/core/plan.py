@@ -113,7 +113,8 @@ def _counted(count: int, word: str) -> str:
 
 
 def _finding(each: Finding) -> tuple[Said, str, str]:
-    return Said(each.level, TONES[each.level]), printable(each.text), printable(each.remedy)
+    text, remedy = (words.on_screen(printable(said)) for said in (each.text, each.remedy))
+    return Said(each.level, TONES[each.level]), text, remedy
 
 
 def _facts(state: State, work: Workflow) -> list[tuple[str, str]]:

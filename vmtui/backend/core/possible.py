@@ -73,7 +73,7 @@ def _waiting(state: State) -> bool:
 
 
 def _foreign(state: State) -> bool:
-    return not state.busy and is_.migration_running(state)
+    return is_.somebody_else_migrates(state)
 
 
 WHY_NOT: dict[str, Callable[[State], str]] = {

@@ -131,6 +131,6 @@ def happening(state: State) -> str:
     """What goes on, in a line: for a workflow of ours, for somebody else's migration, and for neither."""
     if state.busy:
         return words.phase_line(state)
-    if is_.migration_running(state):
+    if is_.somebody_else_migrates(state):
         return f"somebody else migrates this VM (migration {printable(state.vm.migration.status, 30)})"
     return ""

@@ -188,6 +188,13 @@ def occasion(state: State, usually: Usual = NEVER_SAVED) -> Occasion | None:
     return Occasion(work.started, found.kind, None) if found.waited >= patience else None
 
 
+def call(state: State, *, opens: bool) -> str:
+    """The occasion in a line, for somebody who looks at something else; `opens`: the choices come up by themselves."""
+    found = verdict(state)
+    line = f"{printable(state.vm.shown, 40)}: {found.line if found else ''}"
+    return f"{line}. What can be done comes up as soon as nothing is typed and no dialog is open." if opens else line
+
+
 def _stands(state: State) -> bool:
     stopped = the_work(state).marks.stopped
     return stopped is None or state.now - stopped >= SETTLED

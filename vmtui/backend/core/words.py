@@ -20,6 +20,7 @@ from vmtui.backend.core.model import (
     Outcome,
     Phase,
     Primary,
+    Then,
     Trouble,
     Vm,
 )
@@ -189,16 +190,19 @@ def _values(data: object) -> str:
     return printable(" ".join(f"{name}={value}" for name, value in values), 160)
 
 
-def standing_line(vm: Vm, *, busy: bool) -> str:
+def standing_line(state: State) -> str:
     """Why QEMU does not answer, and what to do; empty where it does."""
+    vm, work = state.vm, state.work
     why = printable(vm.why_lost, 300)
+    if vm.link is Link.GONE and work is not None and work.outcome is Outcome.SAVED and work.options.then is Then.QUIT:
+        return "QEMU has ended, as it was to after the save. Restore the file, and the VM goes on from there."
     if vm.link is Link.GONE:
         return f"QEMU has ended ({why}). Its log tells why; start the VM again, or restore a snapshot of it."
     if vm.link is Link.CONNECTING:
         return "Connecting to its monitor."
     if vm.link is Link.UP and not why:
         return ""
-    if busy:
+    if state.busy:
         return (f"QEMU does not answer: {why}. A migration goes on without its monitor; vmtui tries all the time, and "
                 f"gives up after {is_.LOST_LIMIT:.0f} s.")  # fmt: skip
     return f"QEMU does not answer: {why}. vmtui tries again by itself, every {TRIES_EVERY:.0f} s at the latest."
@@ -218,16 +222,26 @@ def finding_line(level: Level, text: str, remedy: str) -> str:
 
 def headline(state: State) -> str:
     """The end in one line: what happened, to which VM, and the state it is in now."""
-    work, name = the_work(state), printable(state.vm.shown, 120)
+    return ending(state) if _never_reached(state) else f"{printable(state.vm.shown, 120)}: {ending(state)}"
+
+
+def _never_reached(state: State) -> bool:
+    work = the_work(state)
+    return work.baseline is None and work.failure is not None and work.failure.trouble is Trouble.UNREACHABLE
+
+
+def ending(state: State) -> str:
+    """The same, where it is clear of which VM it is told."""
+    work = the_work(state)
     assert work.outcome is not None
-    if work.baseline is None and work.failure is not None and work.failure.trouble is Trouble.UNREACHABLE:
+    if work.failure is not None and _never_reached(state):
         return f"{printable(work.failure.text)}; nothing was touched"
     why = f": {printable(work.failure.text)}" if work.failure else ""
     if work.failure is not None and work.failure.trouble is Trouble.USER:
         why = " by the user"
     same = work.baseline is None or work.baseline.runstate == state.vm.runstate
     tail = "; the VM is as before" if work.outcome in (Outcome.FAILED, Outcome.CANCELLED) and same else ""
-    return f"{name}: {_ENDINGS[work.outcome]}{why}{tail}"
+    return f"{_ENDINGS[work.outcome]}{why}{tail}"
 
 
 _ENDINGS = {
@@ -239,6 +253,21 @@ _ENDINGS = {
     Outcome.CANCELLED: "cancelled",
     Outcome.ATTENTION: "NEEDS ATTENTION",
 }
+
+
+_ON_SCREEN = {
+    "vmtui resume VM": "Resume on the VM's screen",
+    "vmtui resume": "Resume on the VM's screen",
+    "vmtui verify": "Verify among the snapshots",
+}
+"""What a remedy is called on a command line -> on a screen."""
+
+
+def on_screen(text: str) -> str:
+    """A remedy, for somebody who has keys and no command line."""
+    for command, key in _ON_SCREEN.items():
+        text = text.replace(command, key)
+    return text
 
 
 def proof(state: State) -> Iterator[tuple[str, str]]:
