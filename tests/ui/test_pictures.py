@@ -22,7 +22,8 @@ BETTER = "if this is better, `make looks` keeps it; `.venv/bin/python -m tests.u
 @pytest.mark.parametrize("name", QUICK)
 def test_a_screen_looks_as_it_did(name: str) -> None:
     page = _page(picture(MOMENTS[name], USUAL), USUAL)
-    _same(name, _kept(name).split("\n=== ")[0], page.rstrip("\n"))
+    kept = _kept(name).split("\n=== ")[0]
+    _same(name, kept.rstrip("\n"), page.rstrip("\n"))
 
 
 @pytest.mark.slice
