@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 MINUTES ?= 10
 DEPTH ?= 2
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+unexport PYTHONDONTWRITEBYTECODE # tests start many programs: compiled once, each starts in a fraction of the time
 
 .PHONY: help demo check test chaos explore fuzz mutate bench docs pictures looks clean
 

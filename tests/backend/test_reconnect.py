@@ -24,7 +24,7 @@ def asked_of(path: Path, profile: Profile) -> list[str]:
 
 
 @pytest.mark.parametrize("how", [Do.CUT_BEFORE, Do.CUT_AFTER], ids=name_of)
-@pytest.mark.parametrize("profile", [STOCK_7_2, STOCK_11_1], ids=name_of)
+@pytest.mark.parametrize("profile", [STOCK_7_2, pytest.param(STOCK_11_1, marks=pytest.mark.slice)], ids=name_of)
 def test_a_connection_that_breaks_at_any_command_is_made_again(tmp_path: Path, profile: Profile, how: Do) -> None:
     commands = asked_of(tmp_path / "first.sock", profile)
     assert {"migrate", "stop", "cont", "getfd", "query-migrate"} <= set(commands)

@@ -232,6 +232,7 @@ def test_after_a_reboot_a_state_that_is_whole_is_kept(path: Path) -> None:
     assert read_stream(path.with_suffix(".vmstate")).whole
 
 
+@pytest.mark.slice
 def test_after_a_reboot_a_state_that_breaks_off_is_removed(one: tuple[FakeQemu, Path]) -> None:
     qemu, journal = one
     qemu.path.with_suffix(".vmstate.partial").write_bytes(stream()[:5000])

@@ -329,6 +329,7 @@ def test_a_huge_message_is_read_and_a_client_that_never_reads_is_hung_up_on(tmp_
             assert client.ask("query-name") == {"return": {"name": "vm1"}}
 
 
+@pytest.mark.slice
 def test_it_is_alive_after_a_thousand_connections_that_break_off(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         for number in range(1000):
@@ -597,7 +598,14 @@ def test_every_scenario_ends_with_the_exit_code_that_the_list_says(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("scenario", "code"), [("flood", 0), ("reply-never", 0), ("no-failover", 0), ("disk-full", 7), ("killed=paused", 10)]
+    ("scenario", "code"),
+    [
+        pytest.param("flood", 0, marks=pytest.mark.slice),  # as many events as it can send: all of a processor
+        pytest.param("reply-never", 0, marks=pytest.mark.slice),  # the longest time that a reply is waited for
+        pytest.param("no-failover", 0, marks=pytest.mark.slice),
+        ("disk-full", 7),
+        ("killed=paused", 10),
+    ],
 )
 def test_the_command_ends_with_that_exit_code_too(tmp_path: Path, scenario: str, code: int) -> None:
     with simulated(tmp_path, "--scenario", scenario, "--speed", "60", "--file-limit", "2M"):

@@ -20,6 +20,9 @@ from tests.behaviour.on_twin import TwinPen
 from vmtui.backend.core.sim import PROFILES
 
 NO_QEMU = "no QEMU that runs: install one, or name it in VMTUI_QEMUS"
+FAST = ("stock-7.2", "pause-vm-10.0")
+"""The twins of `make check`: one without pause-vm, one with. `make test` has all of them."""
+SLICE = (pytest.mark.slice,)
 AnyGuest = Guest
 AnyPen = Pen[Any, Any]
 
@@ -36,8 +39,10 @@ class Side:
 
 @cache  # pytest tells a parameter by its identity: another one would be another pen
 def twins() -> tuple[Side, ...]:
-    first, *_ = PROFILES
-    return tuple(Side(f"twin-{name}", partial(_twin_pen, name, stands_for_others=name == first)) for name in PROFILES)
+    return tuple(
+        Side(f"twin-{name}", partial(_twin_pen, name, stands_for_others=name == FAST[0]), () if name in FAST else SLICE)
+        for name in PROFILES
+    )
 
 
 def _twin_pen(profile: str, nursery: Nursery, *, stands_for_others: bool) -> AnyPen:

@@ -12,6 +12,7 @@ from vmtui.backend.core.model import Outcome
 from vmtui.backend.core.sim import PROFILES
 
 ONCE = frozenset(Choice) - FOR_EVER
+STOCK = [name for name, profile in PROFILES.items() if not profile.native_pause]
 HARD = (Choice.REFUSE, Choice.DROP, Choice.CANCEL)
 """The deviations that change most."""
 
@@ -100,7 +101,7 @@ def test_states_with_equal_keys_have_the_same_future(profile: str) -> None:
     assert merged.runs < apart.runs
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["pause-vm-10.0", *(pytest.param(name, marks=pytest.mark.slice) for name in STOCK)])
 def test_the_same_ends_are_found_when_no_state_is_recognized(profile: str) -> None:
     root = Root(profile, "save", "good")
     merged, apart = (walk(root, 1, kinds=ONCE - {Choice.DROP_FOR_GOOD}, merge=merge) for merge in (True, False))

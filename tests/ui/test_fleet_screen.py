@@ -67,6 +67,7 @@ def test_the_last_known_state_of_a_vm_that_is_silent_is_told_with_its_time() -> 
     assert "running when it was last heard of, at " in picture
 
 
+@pytest.mark.slice
 def test_a_host_without_vms_says_what_to_do() -> None:
     assert "vmtui demo" in shown(Frozen())
     assert "Looking for VMs" in shown(Frozen(fleet_of(host=replace(HOST, surveyed=False))))

@@ -182,6 +182,7 @@ def test_qemus_own_words_are_shown_when_it_refuses_and_markup_in_them_is_text() 
     look(watched(), do)
 
 
+@pytest.mark.slice
 def test_what_was_set_is_marked_and_told() -> None:
     async def do(seen: Looked) -> None:
         await seen.go_to("max-bandwidth")
@@ -194,6 +195,7 @@ def test_what_was_set_is_marked_and_told() -> None:
     look(watched(), do)
 
 
+@pytest.mark.slice
 def test_what_becomes_of_the_vm_meanwhile_does_not_take_the_keys_from_who_types() -> None:
     async def do(seen: Looked) -> None:
         await seen.go_to("downtime-limit")
@@ -228,6 +230,7 @@ def test_read_only_changes_nothing_and_says_so() -> None:
     look(watched(), do, read_only=True)
 
 
+@pytest.mark.slice
 def test_of_a_vm_that_does_not_answer_the_last_known_values_are_shown() -> None:
     state = watched()
     lost = replace(state, vm=replace(state.vm, link=Link.LOST))

@@ -125,6 +125,7 @@ def test_what_blocks_is_shown_with_what_helps() -> None:
     assert "1 thing in the way" in picture
 
 
+@pytest.mark.slice
 def test_a_vm_that_is_being_saved_says_so_and_is_not_looked_at() -> None:
     source = Answering()
     busy = state_in(Play(), Phase.SAVE)
@@ -148,6 +149,10 @@ def test_a_vm_that_is_gone_says_so() -> None:
 def test_start_is_the_default_only_where_nothing_warns() -> None:
     assert focused(Answering()) == "start"
     assert focused(Answering(change=without_driver)) == "back"
+
+
+@pytest.mark.slice
+def test_nor_where_something_blocks_or_nothing_may_be_changed() -> None:
     assert focused(Answering(change=with_card_out)) == "back"
     assert focused(Answering(), read_only=True) == "back"
 
@@ -169,13 +174,14 @@ def test_enter_starts_what_was_looked_at() -> None:
     assert (save.strategy, save.then, save.unplug_timeout) == (Strategy.AUTO, Then.RESUME, 30.0)
 
 
-def test_enter_starts_nothing_where_something_warns_or_blocks() -> None:
-    for change in (without_driver, with_card_out):
-        source = Answering(change=change)
-        seen(source, "enter")
-        assert source.saves == []
+@pytest.mark.parametrize("change", [pytest.param(without_driver, marks=pytest.mark.slice), with_card_out])
+def test_enter_starts_nothing_where_something_warns_or_blocks(change: Change) -> None:
+    source = Answering(change=change)
+    seen(source, "enter")
+    assert source.saves == []
 
 
+@pytest.mark.slice
 def test_what_blocks_cannot_be_started_by_any_key() -> None:
     source = Answering(change=with_card_out)
     seen(source, "ctrl+s", "tab", "enter")
@@ -247,6 +253,7 @@ def test_a_file_without_a_directory_is_one_of_the_snapshot_directory() -> None:
     assert source.looks[-1].output == "/snap/mine.vmstate"
 
 
+@pytest.mark.slice
 def test_a_place_that_cannot_hold_it_says_why() -> None:
     def full(state: State) -> State:
         place = Place("/snap/x", "the directory '/snap' is not writable")
@@ -273,6 +280,7 @@ def test_what_makes_no_sense_is_said_and_cannot_be_started(which: str, value: st
     assert source.saves == []
 
 
+@pytest.mark.slice
 def test_patience_is_part_of_what_is_begun_and_needs_no_other_look() -> None:
     source = Answering()
 
@@ -289,6 +297,7 @@ def test_patience_is_part_of_what_is_begun_and_needs_no_other_look() -> None:
     assert len(source.looks) == 1
 
 
+@pytest.mark.slice
 def test_what_is_typed_after_a_click_keeps_the_focus_and_its_enter_starts_nothing() -> None:
     source = Answering()
 

@@ -95,6 +95,7 @@ def test_what_is_not_whole_says_why_and_what_to_do() -> None:
     assert "vmtui restore" not in picture
 
 
+@pytest.mark.slice
 def test_a_file_that_a_save_is_writing_goes_by_its_vm_and_cannot_be_deleted() -> None:
     frozen = source(WRITING)
     busy = state_in(Play(options=Options(output="/snap/vm.vmstate")), Phase.SAVE)
@@ -155,6 +156,7 @@ def test_what_was_read_through_is_verified_and_tells_what_is_in_it() -> None:
     assert "0000:00:1f.2/ahci 2.0 KiB" in picture
 
 
+@pytest.mark.slice
 def test_what_was_read_and_is_broken_is_not_called_whole() -> None:
     reading = Reading(WEB1.path, 1.0, True, "not whole: at byte 77: the file ends in a page")
     picture = seen(source(WEB1, readings={WEB1.path: reading}))
@@ -221,6 +223,7 @@ def test_nothing_is_deleted_where_nothing_may_be_changed() -> None:
     assert frozen.asked == []
 
 
+@pytest.mark.slice
 def test_the_filter_takes_words_from_anywhere_and_escape_shows_all() -> None:
     async def use(app: VmtuiApp, hands: Hands) -> None:
         await opened(app)
@@ -244,6 +247,7 @@ def test_sorting_keeps_the_cursor_on_its_state() -> None:
     assert "restore  vmtui restore /snap/web1" in picture
 
 
+@pytest.mark.slice
 def test_a_new_state_does_not_move_the_cursor_from_the_one_that_is_read_about() -> None:
     frozen = source(WEB2)
 

@@ -131,17 +131,23 @@ def test_the_choice_that_changes_least_has_the_focus() -> None:
     assert with_screen(stuck(), look) == "wait"
 
 
-def test_keep_waiting_cancel_and_resume_are_asked_for() -> None:
-    assert asked(stuck(), "w") == [WaitWish(KEY, 60.0)]
+def test_keep_waiting_and_cancel_are_asked_for() -> None:
     assert asked(stuck(), "enter") == [WaitWish(KEY, 60.0)]
     assert asked(stuck(), "c") == [CancelWish(KEY)]
+
+
+@pytest.mark.slice
+def test_each_has_its_key_and_a_paused_guest_can_be_resumed() -> None:
+    assert asked(stuck(), "w") == [WaitWish(KEY, 60.0)]
     assert asked(Story(scenario=PAUSED).until(waited(3)).view, "r") == [LetRunWish(KEY)]
 
 
+@pytest.mark.slice
 def test_escape_asks_for_nothing_and_they_do_not_open_again_for_the_same_reason() -> None:
     assert asked(stuck(), "escape") == []
 
 
+@pytest.mark.slice
 def test_they_go_away_when_the_guest_lets_go() -> None:
     story = Story(scenario=Scenario(unplug_delay=13.0)).until(waited(12))
 

@@ -140,6 +140,7 @@ def test_it_follows_the_end_until_somebody_goes_up_and_again_with_a_key() -> Non
     look(do)
 
 
+@pytest.mark.slice
 def test_a_filter_keeps_what_matches_also_of_what_comes() -> None:
     async def do(seen: Looked) -> None:
         await seen.press("slash", *"migrate", "enter")
@@ -204,6 +205,7 @@ def test_a_menu_copies_it_in_the_words_of_another_tool(key: str, text: str) -> N
     look(do)
 
 
+@pytest.mark.slice
 def test_what_cannot_be_said_elsewhere_is_not_offered_and_a_phase_not_copied() -> None:
     async def do(seen: Looked) -> None:
         await seen.press("c", "h")

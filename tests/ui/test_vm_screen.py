@@ -80,6 +80,7 @@ def test_the_time_that_the_guest_stands_still_is_large() -> None:
     assert run(ui, (80, 24), look, VmScreen(KEY)) == "3.5"
 
 
+@pytest.mark.slice
 def test_the_rate_is_drawn_as_a_line_of_what_the_screen_saw() -> None:
     story = Story(scenario=SLOW_DISK).until(copied(0.4))
     ui = Showing(fleet(story.view), now=story.view.state.now)
@@ -150,6 +151,7 @@ def test_cancel_asks_for_nothing_where_nothing_is_under_way() -> None:
     assert pressed(Story().rest().view, "c") == []
 
 
+@pytest.mark.slice
 def test_more_time_is_given_from_now_on() -> None:
     assert pressed(Story(scenario=NEVER).until(waited(3)).view, "w") == [WaitWish(KEY, 60.0)]
 
@@ -158,6 +160,7 @@ def test_a_guest_that_somebody_paused_is_resumed_so_that_it_can_answer() -> None
     assert pressed(Story(scenario=PAUSED).until(waited(3)).view, "r") == [LetRunWish(KEY)]
 
 
+@pytest.mark.slice
 def test_a_vm_that_was_left_paused_is_resumed_by_a_workflow() -> None:
     (asked,) = pressed(Story(scenario=Scenario(runstate="paused")).rest().view, "r")
     assert isinstance(asked, Begin)
