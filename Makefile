@@ -18,7 +18,7 @@ $(BIN)/.ready: pyproject.toml constraints.txt tools/setup-host
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
-demo: $(BIN)/.ready ## boot a real guest, save it, show the story and the proof, clean up
+demo: $(BIN)/.ready ## the terminal UI on a real guest (a story in lines where there is no terminal), cleaned up
 	tools/setup-host qemu
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/demo
 
@@ -55,7 +55,7 @@ bench: $(BIN)/.ready ## measure, against the steps driven by hand and the classi
 docs: $(BIN)/.ready ## write what is generated: docs/workflow.md
 	$(BIN)/python -m tools.workflow_doc
 
-pictures: $(BIN)/.ready ## make the README's pictures, from the program on a real guest
+pictures: $(BIN)/.ready ## make the pictures of README and docs, from the program
 	tools/setup-host qemu
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.pictures
 
