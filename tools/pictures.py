@@ -1,4 +1,7 @@
-"""The README's pictures, made from the program at work on a real lab guest: `make pictures`."""
+"""The pictures of the documentation, made from the program: `make pictures`.
+
+A save on the command line is one of a real lab guest; the screens are moments of `tests.ui.moments`, in dark and in light.
+"""
 
 import io
 import os
@@ -12,13 +15,44 @@ from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
+from tests.ui.drawing import picture
+from tests.ui.moments import MOMENTS
+
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 GUEST = "web1"
 WIDTH = 142
 SHOWN_DIR = "/var/lib/vmtui/snapshots"
+SCREENS = {
+    "fleet": "fleet",
+    "vm-save": "vm-phase-save",
+    "stuck": "vm-slow-choices",
+    "preflight": "preflight-warns",
+    "parameters": "parameters-list",
+    "snapshots": "snapshots-list",
+    "transcript": "transcript-list",
+}
+"""A picture's name -> the moment that it shows."""
+THEMES = ("dark", "light")
+SIZE = (92, 24)
 
 
 def main() -> int:
+    """With an argument: only the screens, for which no QEMU is needed."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    _draw_screens()
+    if len(sys.argv) == 1:
+        _draw_save()
+    return 0
+
+
+def _draw_screens() -> None:
+    for name, moment in SCREENS.items():
+        for theme in THEMES:
+            svg = picture(MOMENTS[moment], SIZE, theme, svg=True).svg
+            (PICTURES / f"{name}-{theme}.svg").write_text(_own_fonts(svg), encoding="utf-8")
+
+
+def _draw_save() -> None:
     with tempfile.TemporaryDirectory(prefix="vmtui-") as work:
         environment = {
             **os.environ,
@@ -33,7 +67,6 @@ def main() -> int:
         finally:
             _run(environment, "lab", "down")
     _draw("save", "\n".join(story))
-    return 0
 
 
 def _step(environment: dict[str, str], work: str, *words: str) -> str:
@@ -51,7 +84,6 @@ def _draw(name: str, text: str) -> None:
     for line in text.splitlines():
         console.print(Text.from_ansi(line), no_wrap=True, crop=False, overflow="ignore")
     svg = console.export_svg(title="vmtui", theme=DIMMED_MONOKAI)
-    PICTURES.mkdir(parents=True, exist_ok=True)
     (PICTURES / f"{name}.svg").write_text(_own_fonts(svg))
 
 
