@@ -671,6 +671,7 @@ def test_discovery_sees_only_the_simulated_vms_of_the_directory_it_is_told(
     (tmp_path / "broken.sim").unlink()
 
 
+@pytest.mark.slice  # of a rate; on a host that does much else it would be another
 def test_ten_thousand_events_a_second_come_and_commands_are_answered_between_them(tmp_path: Path) -> None:
     with Server(tmp_path, world(["flood"])) as server, server.client() as client:
         began, events = time.monotonic(), 0
