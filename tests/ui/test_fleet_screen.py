@@ -184,3 +184,16 @@ def test_what_needs_attention_says_why_and_what_to_do() -> None:
     play.run()
     picture = " ".join(shown(Frozen(fleet_of(named(play.state, "web1")))).split())
     assert "note the guest has panicked; take a core dump" in picture
+
+
+def test_the_cursor_moves_without_laying_out_the_screen_anew() -> None:
+    """A layout costs more than all else that a key does, and over a slow line a whole pane more than a line of it."""
+    layouts: list[object] = []
+
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        app.screen.screen_layout_refresh_signal.subscribe(app, layouts.append)
+        layouts.clear()
+        await hands.press("j", "j", "j", "k")
+
+    shown(Frozen(fleet_of(*(named(ended(), name) for name in ("web1", "web2", "web3", "web4")))), use)
+    assert layouts == []

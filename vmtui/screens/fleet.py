@@ -16,6 +16,7 @@ from vmtui.backend.core.fleet import CancelWish, Fleet, Snapshot, SurveyWish, Vm
 from vmtui.backend.core.glance import Glance, Tone
 from vmtui.messages import Ask, Open, Place, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
+from vmtui.widgets.drawn import Drawn
 from vmtui.widgets.key_line import KeyLine
 from vmtui.widgets.look import lines, said, toned
 from vmtui.widgets.top_line import TopLine, counts
@@ -66,7 +67,6 @@ class FleetScreen(ShowingScreen):
         self._known: dict[str, tuple[VmView, Snapshot | None, Glance]] = {}
         self._drawn: object = None
         """What the table shows: nothing of it is drawn again while that is the same."""
-        self._detail = Content("")
         self._shown: Shown | None = None
 
     def compose(self) -> ComposeResult:
@@ -75,7 +75,7 @@ class FleetScreen(ShowingScreen):
         yield Static(id="hint", markup=False)
         with Horizontal(id="body"):
             yield VmTable()
-            yield Static(id="detail", markup=False)
+            yield Drawn(id="detail")
         yield KeyLine()
 
     def on_mount(self) -> None:
@@ -89,7 +89,8 @@ class FleetScreen(ShowingScreen):
         drawn = (tuple(map(id, found)), self.query_one("#filter", Input).value, self._order, self.app.theme, table.size)
         if drawn != self._drawn or not found:
             self._drawn = drawn
-            listed = tuple(each for each in found if self._matches(each))
+            words = self.query_one("#filter", Input).value.lower().split()
+            listed = tuple(each for each in found if _matches(each, words))
             table.draw(self._sorted(listed))
             self._hint(shown, found, listed)
         self.query_one(TopLine).draw(shown, counts(found))
@@ -110,11 +111,6 @@ class FleetScreen(ShowingScreen):
         self._known = known
         return tuple(line for _view, _latest, line in known.values())
 
-    def _matches(self, each: Glance) -> bool:
-        words = self.query_one("#filter", Input).value.lower().split()
-        text = " ".join((each.name, each.state.word, each.doing.word, each.card.word, each.qemu, each.machine)).lower()
-        return all(word in text for word in words)
-
     def _sorted(self, found: tuple[Glance, ...]) -> tuple[Glance, ...]:
         by_name = sorted(found, key=lambda each: (each.name, each.key))
         if ORDERS[self._order] == "attention":
@@ -132,12 +128,9 @@ class FleetScreen(ShowingScreen):
 
     def _draw_detail(self, shown: Shown) -> None:
         view = shown.vm(self.query_one(VmTable).selected or "")
-        pane = self.query_one("#detail", Static)
+        pane = self.query_one("#detail", Drawn)
         found = [] if view is None else glance.detail(view, shown.fleet, shown.now)
-        content = lines(_line(*each, max(pane.content_size.width, 40)) for each in found)
-        if content != self._detail or content.spans != self._detail.spans:
-            self._detail = content
-            pane.update(content)
+        pane.draw(lines(_line(*each, max(pane.size.width, 40)) for each in found))
 
     # --- keys -----------------------------------------------------------------------------------------------------
 
@@ -210,6 +203,11 @@ class FleetScreen(ShowingScreen):
 
     def on_resize(self, event: Resize) -> None:
         self.set_class(event.size.width >= WIDE, "-wide")
+
+
+def _matches(each: Glance, words: list[str]) -> bool:
+    text = " ".join((each.name, each.state.word, each.doing.word, each.card.word, each.qemu, each.machine)).lower()
+    return all(word in text for word in words)
 
 
 LABEL = 10
