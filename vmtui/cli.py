@@ -234,6 +234,10 @@ def _add_save(commands: Any) -> None:
     parser.add_argument(
         "--on-stuck", choices=["cancel", "wait"], default="cancel", help="what to do when that time is up (default: cancel)"
     )
+    parser.add_argument(
+        "--no-panic-guard", action="store_false", dest="panic_guard",
+        help="let a panic end QEMU, where it would (default: while it is saved, a panic only stops the guest)",
+    )  # fmt: skip
 
 
 def _add_check(commands: Any) -> None:
@@ -320,6 +324,7 @@ def _target(given: argparse.Namespace, goal: str) -> "tuple[FoundVm, Options]":
         then=Then(given.then),
         unplug_timeout=getattr(given, "unplug_timeout", 30.0),
         on_stuck=OnStuck(getattr(given, "on_stuck", "cancel")),
+        panic_guard=getattr(given, "panic_guard", True),
     )
 
 

@@ -323,7 +323,8 @@ def test_a_background_save_waits_no_longer_than_asked_for_a_guest_that_does_not_
 
 
 def test_a_migration_that_fails_while_the_run_state_is_asked_stops_no_guest_and_tells_why() -> None:
-    play = Play(profile=STOCK_11_1, latency=0.02, scenario=Scenario(write_fails_after=0, unplug_delay=0.6))
+    scenario = Scenario(write_fails_after=0, unplug_delay=0.6, panic_action="pause")
+    play = Play(profile=STOCK_11_1, latency=0.02, scenario=scenario)
     result = play.run()
     assert Phase.PAUSE in play.phases()
     assert Phase.CANCEL not in play.phases(), "there is nothing left to cancel"
@@ -1209,3 +1210,106 @@ def test_a_migration_that_somebody_began_while_the_file_was_read_is_told_at_the_
 def test_a_save_ends_though_qemu_answers_no_more_once_its_file_is_there() -> None:
     play = Play(watch=once(lambda play: play.store.published, lambda play: setattr(play, "mode", Mode(mute=True))))
     assert play.run().outcome is Outcome.ATTENTION
+
+
+def test_a_guest_that_panicked_and_was_paused_by_somebody_is_not_made_to_run_over_the_evidence() -> None:
+    scenario = Scenario(panics="wait-unplug", panic_action="none", unplug_delay=1.0)
+    play = Play(scenario=scenario, watch=once(in_phase(Phase.CANCEL), lambda play: play.vm.stop_vm("paused")))
+    assert play.run().outcome is Outcome.ATTENTION
+    assert (play.commands("cont"), play.vm.runstate) == ([], "paused")
+
+
+# --- the panic guard --------------------------------------------------------------------------------------------------
+
+
+def panic_actions(play: Play) -> list[str]:
+    return [each.arguments["panic"] for each in play.commands("set-action")]
+
+
+def test_a_panic_stops_the_guest_while_it_is_saved_and_ends_qemu_again_afterwards(stock: Profile) -> None:
+    play = Play(stock)
+    result = play.run()
+    assert panic_actions(play) == ["pause", "shutdown"]
+    assert names_sent(play).index("set-action") < names_sent(play).index("migrate")
+    assert (play.vm.panic_action, result.panic_guard, result.restored) == ("shutdown", True, True)
+
+
+@pytest.mark.parametrize("when", ["wait-unplug", "active", "running"])
+def test_a_panic_during_a_save_leaves_a_guest_to_take_a_dump_of(when: str) -> None:
+    play = Play(scenario=Scenario(panics=when, unplug_delay=None if when == "wait-unplug" else 0.02))
+    result = play.run()
+    assert (play.vm.alive, play.vm.panic_action) == (True, "shutdown")
+    assert result.outcome is Outcome.ATTENTION
+    assert play.vm.runstate == "guest-panicked"
+
+
+def test_a_guard_that_was_declined_is_not_set() -> None:
+    play = Play(options=replace(SAVE, panic_guard=False), scenario=Scenario(panics="wait-unplug", unplug_delay=None))
+    result = play.run()
+    assert (panic_actions(play), play.vm.alive, result.panic_guard) == ([], False, False)
+
+
+@pytest.mark.parametrize("action", ["pause", "none"])
+def test_a_panic_that_does_not_end_qemu_is_left_as_it_is(action: str) -> None:
+    play = Play(scenario=Scenario(panic_action=action))
+    assert play.run().outcome is Outcome.SAVED
+    assert panic_actions(play) == []
+
+
+def test_a_qemu_that_takes_no_panic_action_is_saved_all_the_same_and_that_is_told() -> None:
+    play = Play(fault=refused_in("set-action", Phase.PREPARE))
+    result = play.run()
+    assert (result.outcome, result.panic_guard, result.restored) == (Outcome.SAVED, False, True)
+    assert len(play.commands("set-action")) == 3
+    assert any("refused set-action" in note for note in result.notes)
+
+
+def test_a_panic_action_that_cannot_be_put_back_is_told_loudly_with_the_command() -> None:
+    play = Play(fault=refused_in("set-action", Phase.SETTLE))
+    result = play.run()
+    assert (result.outcome, result.restored, play.vm.panic_action) == (Outcome.ATTENTION, False, "pause")
+    assert len(play.commands("set-action")) == 1 + 3
+    assert any('{"execute": "set-action", "arguments": {"panic":"shutdown"}}' in note for note in result.notes)
+
+
+def refused_in(name: str, phase: Phase) -> Fault:
+    def refuse(play: Play, action: Action) -> str | None:
+        return "refuse" if isinstance(action, Command) and action.execute == name and play.work.phase is phase else None
+
+    return refuse
+
+
+@pytest.mark.parametrize("how", ["drop-before", "drop-after", "lose-reply"])
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.SETTLE])
+def test_what_became_of_a_panic_action_nobody_heard_of_is_not_guessed_but_said_again(phase: Phase, how: str) -> None:
+    done: list[bool] = []
+
+    def lose(play: Play, action: Action) -> str | None:
+        if not done and isinstance(action, Command) and action.execute == "set-action" and play.work.phase is phase:
+            done.append(True)
+            return how
+        return None
+
+    play = Play(fault=lose)
+    assert play.run().outcome is Outcome.SAVED
+    assert panic_actions(play) == sorted(["pause", "shutdown", "pause" if phase is Phase.PREPARE else "shutdown"])
+    assert play.vm.panic_action == "shutdown"
+
+
+def test_a_monitor_that_comes_back_does_not_make_the_guard_forgotten() -> None:
+    play = Play(watch=once(in_phase(Phase.SAVE), Play.drop))
+    assert play.run().outcome is Outcome.SAVED
+    assert (panic_actions(play), play.vm.panic_action) == (["pause", "shutdown"], "shutdown")
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.SAVE, Phase.SETTLE, Phase.VERIFY])
+def test_a_new_vmtui_puts_the_panic_action_back(phase: Phase) -> None:
+    play = Play(watch=once(lambda play: in_phase(phase)(play) and "set-action" in names_sent(play), Play.restart))
+    result = play.run()
+    assert (play.vm.panic_action, result.restored) == ("shutdown", True)
+
+
+def test_a_new_vmtui_does_not_touch_a_panic_action_that_none_ever_changed() -> None:
+    play = Play(options=replace(SAVE, panic_guard=False), watch=once(in_phase(Phase.SAVE), Play.restart))
+    assert play.run().outcome is Outcome.SAVED
+    assert panic_actions(play) == []

@@ -44,7 +44,9 @@ def waits_as_asked(world: World) -> bool:
 
 
 def settings_as_before(world: World) -> bool:
-    return (dict(world.vm.parameters), world.vm.capabilities) == world.before
+    vm = world.vm
+    as_before = (dict(vm.parameters), vm.capabilities) == world.before
+    return as_before and vm.panic_action == vm.scenario.panic_action
 
 
 def nothing_held(world: World) -> bool:

@@ -84,7 +84,16 @@ def _facts(state: State, now: float) -> Hashable:
         frozenset(name for name, value in vm.capabilities.items() if value),
         tuple(_card(card, now, entered, state.read_at) for card in vm.primaries),
         _order(vm),
-        (vm.config_window, vm.panicked, vm.fdsets, vm.fdsets_in_use, vm.tidying, vm.standbys, bool(vm.features.parameters)),
+        (
+            vm.config_window,
+            vm.panicked,
+            vm.panic_action,
+            vm.fdsets,
+            vm.fdsets_in_use,
+            vm.tidying,
+            vm.standbys,
+            bool(vm.features.parameters),
+        ),
         frozenset(
             (fact, _age(at, now, LOOKED_BACK[fact]), at > state.read_at, at >= entered, at >= sent, at == now)
             for fact, at in vm.seen.items()
@@ -152,7 +161,7 @@ def _baseline(baseline: Baseline | None) -> Hashable:
         return None
     parameters = tuple(baseline.parameters.get(name) for name in is_.MANAGED)
     capabilities = frozenset(name for name, value in baseline.capabilities.items() if value)
-    return baseline.runstate, parameters, capabilities, tuple(baseline.cards.items())
+    return baseline.runstate, parameters, capabilities, tuple(baseline.cards.items()), baseline.panic_action
 
 
 def _marks(work: Workflow, now: float) -> Hashable:

@@ -218,15 +218,17 @@ class World:
         ram: int = 256 << 20,
         latency: float = LATENCY,
         back_after: float | None = BACK_AFTER,
-        argv: tuple[str, ...] = ("qemu-system-x86_64", "-device", "pvpanic"),
+        argv: tuple[str, ...] | None = None,
         pid: int = 1,
         store: Store | None = None,
         mode: Mode = PLAIN,
     ) -> None:
-        """`latency` and `back_after` in seconds; a connection that broke does not come back where the latter is None."""
+        """`latency` and `back_after` in seconds; a connection that broke does not come back where the latter is None.
+        Without `argv` QEMU's command line says what the scenario says of a panic."""
         self.profile = profile
         self.options = options or Options(output="/snap/vm.vmstate")
-        self.latency, self.back_after, self.argv, self.pid = latency, back_after, argv, pid
+        self.latency, self.back_after, self.pid = latency, back_after, pid
+        self.argv = ("qemu-system-x86_64", *(scenario or Scenario()).panic_words) if argv is None else argv
         self.vm = SimulatedVm(profile, scenario=scenario or Scenario(), ram=ram, schema=schema(profile.name))
         self.before = dict(self.vm.parameters), self.vm.capabilities
         self.state = State(Vm("unix:/sim"))

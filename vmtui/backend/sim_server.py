@@ -166,8 +166,7 @@ class Qemu:
                 self._second = _SecondMonitor(self.spec.monitor, self.vm, self._loop, self._answer_second)
                 sockets.append(str(self.spec.monitor))
             machine = machine_of(vm)
-            panic_device = self.spec.world.scenario.panic_device
-            words = command_line(vm.name, uuid(vm), machine, vm.ram, sockets, panic_device=panic_device)
+            words = command_line(vm.name, uuid(vm), machine, vm.ram, sockets, self.spec.world.scenario.panic_words)
             self._body = Body(lifeline, words)
             peer = process(self._body.pid)
             start_time = peer.start_time if peer else 0

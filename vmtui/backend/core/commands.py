@@ -271,6 +271,7 @@ def features(schema: Any) -> Features:
         pause_vm="pause-vm" in parameters,
         background_snapshot="background-snapshot" in _enum(names),
         channels="file" in {each["case"] for each in address.get("variants", ())},
+        set_action="panic" in of("set-action"),
         parameters=tuple(_parameter(parameters[name], types) for name in sorted(parameters)),
         capabilities=tuple(
             Setting(name, "bool", marks=tuple(marks))

@@ -37,6 +37,8 @@ MANAGED = ("max-bandwidth", "mode", "pause-vm", "tls-creds")
 SAVING = frozenset({Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE})
 MIGRATING = SAVING | {Phase.REPLUG}
 """Phases that start a migration of vmtui's own."""
+GUARDED = SAVING | {Phase.CANCEL, Phase.FINISH, Phase.RESUME, Phase.REPLUG}
+"""Phases in which a panic must not end QEMU: until the guest runs on, and its card is back."""
 
 TRIES = 3
 CONT_TRIES = 20
@@ -191,6 +193,23 @@ def parameters_not_as_wanted(state: State) -> bool:
 
 def capabilities_not_as_wanted(state: State) -> bool:
     return bool(differing(wanted_capabilities(state), state.vm.capabilities))
+
+
+def wanted_panic_action(state: State) -> str:
+    """What QEMU is to do on a panic in this phase; empty where that is none of our business."""
+    work = the_work(state)
+    before = work.baseline.panic_action if work.baseline is not None else ""
+    return "pause" if before and work.phase in GUARDED else before
+
+
+def panic_action_not_as_wanted(state: State) -> bool:
+    """Also where nobody knows it: what cannot be asked is said once more."""
+    wanted = wanted_panic_action(state)
+    return bool(wanted) and state.vm.panic_action != wanted
+
+
+def may_try_panic_action(state: State) -> bool:
+    return the_work(state).tries.get("set-panic-action", 0) < TRIES
 
 
 def may_try_parameters(state: State) -> bool:

@@ -102,7 +102,9 @@ def refuse(state: State) -> State:
 def take_baseline(state: State) -> State:
     vm = state.vm
     cards = {card.device_id: card.card for card in vm.primaries}
-    return _with(state, baseline=Baseline(vm.runstate, dict(vm.parameters), dict(vm.capabilities), cards))
+    panic_action = vm.panic_action if preflight.guards(vm, the_work(state).options) else ""
+    baseline = Baseline(vm.runstate, dict(vm.parameters), dict(vm.capabilities), cards, panic_action)
+    return _with(state, baseline=baseline)
 
 
 # --- forward ------------------------------------------------------------------------------------------------------
@@ -121,6 +123,14 @@ def set_capabilities(state: State) -> State:
 def set_parameters(state: State) -> State:
     changes = is_.differing(is_.wanted_parameters(state), state.vm.parameters)
     return tried(send(state, Command("migrate-set-parameters", changes)), "set-parameters")
+
+
+def set_panic_action(state: State) -> State:
+    return tried(send(state, Command("set-action", {"panic": is_.wanted_panic_action(state)})), "set-panic-action")
+
+
+def _panic_action_is(state: State, action: str) -> State:
+    return replace(state, vm=replace(state.vm, panic_action=action))
 
 
 def uses_fdset(vm: Vm) -> bool:
@@ -388,6 +398,8 @@ def take_over(state: State, event: Restarted) -> State:
     state = _mark(state, lost=None if is_.gone(state) else state.now)
     if event.published and work.marks.completed is None:
         state = _mark(state, completed=state.now)
+    if work.phase not in is_.ENDING:
+        state = _panic_action_is(state, "")  # the journal may have lost the line that tells of the last change
     return _with(
         state,
         restarts=work.restarts + 1,
@@ -455,6 +467,9 @@ def _done(state: State, command: Command, learned: Learned | None) -> State:
             wanted = {each["capability"]: each["state"] for each in command.arguments["capabilities"]}
             vm = replace(state.vm, capabilities={**state.vm.capabilities, **wanted})
             return _forget(replace(state, vm=vm), Fact.CAPABILITIES)
+        case "set-action":
+            action = command.arguments["panic"]
+            return _with(_panic_action_is(state, action), guarded=the_work(state).guarded or action == "pause")
         case "getfd" if command.fd is Fd.BROKEN_PIPE:
             return _with(state, replug_fd=True)
         case "getfd":
@@ -510,6 +525,8 @@ def refused(state: State, text: str, error_class: str) -> State:
     match action:
         case Command(learns=fact) if fact is not None:
             return _not_told(state, fact, text)
+        case Command(execute="set-action"):
+            return note(state, f"QEMU refused set-action: {text}")  # no reason not to save; the end says what it is then
         case Command(execute="migrate") if work.phase in FORWARD:
             # Another one under way is somebody else's, or one that a journal has lost; whatever else runs counts as ours.
             foreign = "migration process in progress" in text and not work.restarts
@@ -566,4 +583,6 @@ def unknown(state: State, why: str) -> State:
             state = _with(state, fd_passed=False)
         case Command(fd=Fd.BROKEN_PIPE):
             state = _with(state, replug_fd=False)
+        case Command(execute="set-action"):
+            state = _panic_action_is(state, "")
     return _forget(state, Fact.STATUS, Fact.MIGRATION, Fact.PARAMETERS, Fact.CAPABILITIES)

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from vmtui.backend.core import cmdline
 from vmtui.backend.core.commands import (
     Command,
     ConfigWords,
@@ -142,8 +143,15 @@ def connected(vm: Vm, event: Connected) -> Vm:
         pid=event.pid,
         start_time=event.start_time,
         argv=event.argv or vm.argv,
+        panic_action=_panic_action(vm, event),
         seen={},
     )
+
+
+def _panic_action(vm: Vm, event: Connected) -> str:
+    """As the command line has it for a QEMU that is new to us; what was sent to this one since outlives its monitor."""
+    known = vm.version != (0, 0, 0) and not is_another(vm, event)
+    return vm.panic_action if known else cmdline.panic_action(event.argv or vm.argv)
 
 
 def is_another(vm: Vm, event: Connected) -> bool:

@@ -73,6 +73,8 @@ class Features(msgspec.Struct, frozen=True):
     background_snapshot: bool = False
     channels: bool = False
     """`migrate` takes `channels`, and one of their transports is `file` (8.2+)."""
+    set_action: bool = False
+    """What a panic does can be changed (set-action, 6.0+)."""
     parameters: tuple[Setting, ...] = ()
     """What migrate-set-parameters takes, by name."""
     capabilities: tuple[Setting, ...] = ()
@@ -152,6 +154,9 @@ class Vm(msgspec.Struct, frozen=True):
     config_window: int | None = None
     """Guest-physical base of the PCI Express config window (pcie-mmcfg), or None where there is none."""
     panicked: bool = False
+    panic_action: str = ""
+    """What QEMU does when the guest panics, and empty where nobody knows. It cannot be asked: its command line says how it
+    began, and each answer to set-action how it went on."""
     fdsets: tuple[int, ...] = ()
     """Those that hold a file of ours."""
     tidying: bool = False
@@ -214,6 +219,8 @@ class Options(msgspec.Struct, frozen=True):
     then: Then = Then.RESUME
     unplug_timeout: float = 30.0
     on_stuck: OnStuck = OnStuck.CANCEL
+    panic_guard: bool = True
+    """While it is saved a panic stops the guest, where it would have ended QEMU."""
 
 
 class Level(StrEnum):
@@ -314,6 +321,8 @@ class Baseline(msgspec.Struct, frozen=True):
     capabilities: dict[str, bool]
     cards: dict[str, Card]
     """By device id."""
+    panic_action: str = ""
+    """What QEMU does on a panic, where that is changed for the time of the save; empty = it is left alone."""
 
 
 class Marks(msgspec.Struct, frozen=True):
@@ -371,6 +380,8 @@ class Workflow(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
     """Descriptors that were handed over by name (getfd), and that no `migrate` is known to have taken."""
     reserved: bool = False
+    guarded: bool = False
+    """QEMU took `pause` for its panic action."""
     replug_fd: bool = False
     """The broken pipe was handed over and is not used up yet."""
     replug_accepted: bool = False

@@ -48,7 +48,13 @@ class Plan(msgspec.Struct, frozen=True):
 
 def check_of(options: Options) -> Options:
     """The look that answers whether a save with these options may be begun."""
-    return Options(goal=Goal.CHECK, output=options.output, strategy=options.strategy, then=options.then)
+    return Options(
+        goal=Goal.CHECK,
+        output=options.output,
+        strategy=options.strategy,
+        then=options.then,
+        panic_guard=options.panic_guard,
+    )
 
 
 def checked(state: State, options: Options) -> Workflow | None:

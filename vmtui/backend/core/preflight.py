@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import humanize
 
+from vmtui.backend.core import cmdline
 from vmtui.backend.core.model import (
     ENDED_STATES,
     Card,
@@ -46,7 +47,18 @@ def may_spawn(vm: Vm) -> bool:
 
 def has_panic_device(vm: Vm) -> bool:
     """As its command line says: without one QEMU sees nothing of a guest's panic."""
-    return any("pvpanic" in word for word in vm.argv)
+    return any(name in word for word in vm.argv for name in ("pvpanic", "hv-crash", "hv_crash"))
+
+
+def panic_is_fatal(vm: Vm) -> bool:
+    """A panic would end QEMU, and with it all that a core dump could tell. False where the command line is not known."""
+    return has_panic_device(vm) and cmdline.panic_ends(vm.argv)
+
+
+def guards(vm: Vm, options: Options) -> bool:
+    """Whether the panic action is `pause` for the time of the save."""
+    saves = options.goal in (Goal.SAVE, Goal.CHECK)
+    return saves and options.panic_guard and vm.features.set_action and panic_is_fatal(vm)
 
 
 def choose(vm: Vm, wish: Strategy) -> tuple[Strategy, str]:
@@ -164,10 +176,20 @@ def _strategy(vm: Vm, options: Options, strategy: Strategy, _place: Place | None
         yield _note("stays-out", "the card stays out while the VM stays paused; vmtui resume VM brings both back")
 
 
-def _panic(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+def _panic(vm: Vm, options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
     if vm.argv and not has_panic_device(vm):
         yield _note("no-panic-device", "no panic device: if the guest crashes, only its silence will tell",
                     "add -device pvpanic")  # fmt: skip
+    elif guards(vm, options):
+        yield _note("panic-guard", f"a panic would end QEMU (its panic action is {vm.panic_action!r}): for the time of the "
+                    "save it stops the guest instead, so that a core dump can be taken")  # fmt: skip
+    elif panic_is_fatal(vm):
+        why = "you said to leave it so" if vm.features.set_action else "this QEMU has no set-action to change that"
+        yield _warn("panic-is-fatal", f"a panic of the guest would end QEMU, and leave nothing to find out from: {why}",
+                    "start QEMU with -action panic=pause")  # fmt: skip
+    elif not cmdline.panic_action(vm.argv):
+        yield _note("panic-unknown", "QEMU cannot be asked what it does on a panic, and its command line does not tell: "
+                    "that is left as it is")  # fmt: skip
 
 
 def _place(vm: Vm, _options: Options, _strategy: Strategy, place: Place | None) -> Iterator[Finding]:

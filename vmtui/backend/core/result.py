@@ -41,6 +41,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     card: str
     driven: bool | None
     restored: bool | None
+    panic_guard: bool
     error: str | None
     notes: tuple[str, ...]
 
@@ -94,8 +95,10 @@ def _problems(state: State) -> list[str]:
         ]
         problems += _lost_unseen(state)
     problems += [f"QEMU does not tell its {fact}" for fact in sorted(set(work.untold))]
-    if not restored(state):
+    if not settings_restored(state):
         problems.append("migration parameters or capabilities are not as they were")
+    if is_.panic_action_not_as_wanted(state):
+        problems.append(f"what QEMU does on a panic may not be as it was; set it back over QMP: {set_action(state)}")
     return problems
 
 
@@ -134,7 +137,12 @@ def _left_unanswered(work: Workflow) -> bool:
 
 
 def restored(state: State) -> bool:
-    """Whether every parameter and capability that vmtui changes is as it was."""
+    """Whether all that vmtui changes of QEMU's settings is as it was."""
+    return settings_restored(state) and not is_.panic_action_not_as_wanted(state)
+
+
+def settings_restored(state: State) -> bool:
+    """Every migration parameter and capability is."""
     return not is_.parameters_not_as_wanted(state) and not is_.capabilities_not_as_wanted(state)
 
 
@@ -179,6 +187,7 @@ def report(state: State) -> Result:
         card=card_word(state),
         driven=all(card.driven for card in vm.primaries) if up and vm.primaries else None,
         restored=restored(state) if up and work.baseline else None,
+        panic_guard=work.guarded,
         error=work.failure.text if work.failure else None,
         notes=work.notes,
     )
@@ -199,6 +208,12 @@ def _between(first: float | None, second: float | None) -> float | None:
 
 def _plain(word: str) -> str | int:
     return int(word) if word.lstrip("-").isdigit() else word
+
+
+def set_action(state: State) -> str:
+    """The QMP command that makes QEMU do again on a panic what it did before."""
+    arguments = {"panic": is_.wanted_panic_action(state)}
+    return '{"execute": "set-action", "arguments": ' + msgspec.json.encode(arguments).decode() + "}"
 
 
 def device_add(card: Primary) -> str:

@@ -23,7 +23,7 @@ from vmtui.backend.core.model import (
     Trouble,
     Vm,
 )
-from vmtui.backend.core.result import restored, stopped_seconds
+from vmtui.backend.core.result import settings_restored, stopped_seconds
 from vmtui.backend.core.state import State, the_work
 from vmtui.backend.core.text import printable
 
@@ -251,6 +251,8 @@ def proof(state: State) -> Iterator[tuple[str, str]]:
     yield "guest", _guest(state)
     yield from proof_of_cards(state)
     yield "settings", _settings(state)
+    if work.guarded:
+        yield "panic", _panic(state)
     for text in work.notes:
         yield "note", printable(text)
 
@@ -307,7 +309,15 @@ def _card(card: Primary, vm: Vm) -> str:
 def _settings(state: State) -> str:
     if state.vm.link is not Link.UP:
         return "cannot be looked at"
-    return "all parameters and capabilities as they were" if restored(state) else "NOT all as they were"
+    return "all parameters and capabilities as they were" if settings_restored(state) else "NOT all as they were"
+
+
+def _panic(state: State) -> str:
+    """What was done against a panic that ends QEMU, and what it does on one now."""
+    if state.vm.link is not Link.UP:
+        return "would only have stopped the guest during the save"
+    action = printable(state.vm.panic_action or "not known", 20)
+    return f"would only have stopped the guest during the save; QEMU's panic action now: {action}"
 
 
 def strategy_line(strategy: str, why: str) -> str:

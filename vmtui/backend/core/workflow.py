@@ -100,6 +100,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.nothing_touched,), go=Phase.DONE),
         Rule((is_.given_up,), go=Phase.RESUME),
         Rule((is_.file_not_reserved,), do.reserve),
+        Rule((is_.panic_action_not_as_wanted, is_.may_try_panic_action), do.set_panic_action),
         Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
         Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
         Rule((is_.file_not_handed_over,), do.hand_over_file),
@@ -183,6 +184,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((), do.replug),
     ),
     Phase.SETTLE: (
+        Rule((is_.panic_action_not_as_wanted, is_.may_try_panic_action), do.set_panic_action),
         Rule((is_.migration_running, is_.just_begun), None),
         Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
         Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
