@@ -26,6 +26,8 @@ from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, FoundVm, Peer, process
 from vmtui.backend.engine import Engine, finished
 
+TOLD_BEFORE = ("panic-guard", "stop")
+"""Notes of the pre-flight that are shown before it begins."""
 REFRESH = 0.25
 """Seconds between two looks at a running save; phases are shown as they come."""
 
@@ -182,11 +184,10 @@ class JsonPrinter:
         self._number = newest
 
     def _progress(self, view: VmView, work: Workflow) -> None:
-        share = (work.done_share, view.state.vm.migration.transferred)
+        share = (work.done_share, _written(view))
         if work.done_share > 0 and share != self._share:
             self._share = share
-            migration = view.state.vm.migration
-            numbers = {"share": round(work.done_share, 4), "written": migration.transferred, "ram": migration.total}
+            numbers = {"share": round(work.done_share, 4), "written": share[1], "ram": pace.total(view.state)}
             self._line(view.state.now, "progress", numbers)
 
     def tick(self, view: VmView, now: float) -> None:
@@ -201,6 +202,13 @@ class JsonPrinter:
     def _line(self, at: float, kind: str, data: dict[str, Any]) -> None:
         since = max(at - (self._began if self._began is not None else at), 0.0)
         self._out.write(json.dumps({"t": round(since, 6), "kind": kind, **data}) + "\n")
+
+
+def _written(view: VmView) -> int:
+    """Bytes. Of a dump QEMU tells only how much RAM went through it."""
+    state = view.state
+    dumps = state.work is not None and state.work.options.goal is Goal.DUMP
+    return state.vm.dump.completed if dumps else state.vm.migration.transferred
 
 
 class LinePrinter:
@@ -224,10 +232,10 @@ class LinePrinter:
         if self._told or work.phase is Phase.PREFLIGHT:
             return
         self._told = True
-        if work.options.goal is Goal.SAVE and work.baseline is not None:
+        if work.options.goal in (Goal.SAVE, Goal.DUMP) and work.baseline is not None:
             self._out.write(f"strategy  {words.strategy_line(work.strategy, work.why)}\n")
         for each in work.findings:
-            if each.level is Level.WARNING:
+            if each.level is Level.WARNING or each.code in TOLD_BEFORE:
                 self._out.write(words.finding_line(each.level, each.text, each.remedy) + "\n")
 
     def _phase(self, view: VmView, phase: Phase, since: float) -> None:
@@ -296,7 +304,9 @@ def live_line(view: VmView, since: Pace | None) -> str:
     assert work is not None
     parts = [f"{work.phase:9} {max(state.now - work.entered, 0):6.1f} s"]
     parts.append(
-        words.progress_line(state, pace.rate(state, since)) if work.phase is Phase.SAVE else words.phase_line(state)
+        words.progress_line(state, pace.rate(state, since))
+        if work.phase in pace.COPYING and not work.given_up
+        else words.phase_line(state)
     )
     if stood := words.stopped_line(state):
         parts.append(stood)

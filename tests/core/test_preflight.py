@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from vmtui.backend.core.model import (
     Card,
+    Dump,
     Features,
     Goal,
     Level,
@@ -19,7 +20,7 @@ from vmtui.backend.core.model import (
     Then,
     Vm,
 )
-from vmtui.backend.core.preflight import FULL_DISK, choose, expected_bytes, findings, guards
+from vmtui.backend.core.preflight import FULL_DISK, choose, choose_format, expected_bytes, findings, guards
 
 GIB = 1 << 30
 CARD = Primary("primary0", "standby0", "e1000e", "port1", (2, 0, 0), card=Card.PLUGGED, driven=True)
@@ -241,3 +242,67 @@ def test_a_guard_that_was_declined_is_warned_of() -> None:
 
 def test_a_resume_changes_nothing_about_panics() -> None:
     assert not guards(fatal(), Options(goal=Goal.RESUME))
+
+
+# --- a dump -----------------------------------------------------------------------------------------------------------
+
+OFFERED = ("elf", "kdump-zlib", "kdump-raw-zlib")
+
+
+def dumpable(**changes: Any) -> Vm:
+    return make_vm(**{"dump_formats": OFFERED, "fd_passing": True} | changes)
+
+
+def dump_codes(vm: Vm, place: Place | None = PLACE, name: str = "") -> dict[str, str]:
+    found = findings(vm, Options(goal=Goal.DUMP, dump_format=name), Strategy.DUMP, place)
+    return {each.code: each.level.value for each in found if each.level is not Level.NOTE}
+
+
+@pytest.mark.parametrize(("vm", "place", "wish", "chosen"), [
+    (dumpable(),                              PLACE,                    "",               "elf"),
+    (dumpable(),                              None,                     "",               "elf"),
+    (dumpable(runstate="paused"),             PLACE,                    "",               "kdump-zlib"),
+    (dumpable(runstate="guest-panicked"),     PLACE,                    "",               "kdump-zlib"),
+    (dumpable(),                              replace(PLACE, free=GIB - 1), "",           "kdump-zlib"),
+    (dumpable(),                              replace(PLACE, free=GIB), "",               "elf"),
+    (dumpable(runstate="paused", dump_formats=("elf",)), PLACE,         "",               "elf"),
+    (dumpable(runstate="paused"),             PLACE,                    "elf",            "elf"),
+])  # fmt: skip
+def test_the_format_is_the_quickest_for_a_guest_that_runs_and_the_smallest_for_one_that_stands(
+    vm: Vm, place: Place | None, wish: str, chosen: str
+) -> None:
+    name, why = choose_format(vm, Options(goal=Goal.DUMP, dump_format=wish), place)
+    assert name == chosen
+    assert why.startswith(chosen)
+
+
+@pytest.mark.parametrize(("vm", "place", "wish", "expected"), [
+    (dumpable(),                                    PLACE, "",          {}),
+    (dumpable(),                                    None,  "",          {}),
+    (dumpable(fd_passing=False, argv=()),           PLACE, "",          {"remote": "blocking"}),
+    (dumpable(fd_passing=False),                    PLACE, "",          {}),
+    (dumpable(),                                    PLACE, "kdump-lzo", {"format": "blocking"}),
+    (dumpable(dump_formats=()),                     PLACE, "",          {"format": "blocking"}),
+    (dumpable(),              replace(PLACE, free=GIB - 1), "elf",  {"disk-full": "blocking"}),
+    (dumpable(), replace(PLACE, free=GIB // 4), "kdump-zlib",           {"space": "warning"}),
+    (dumpable(), replace(PLACE, free=FULL_DISK - 1), "kdump-zlib",  {"disk-full": "blocking"}),
+    (dumpable(),              replace(PLACE, problem="taken"), "",      {"place": "blocking"}),
+    (dumpable(dump=Dump("active")),                 PLACE, "",          {"dumping": "blocking"}),
+    (dumpable(migration=Migration("cancelling")),   PLACE, "",      {"migrating": "blocking"}),
+])  # fmt: skip
+def test_what_is_in_the_way_of_a_dump_is_found_before(
+    vm: Vm, place: Place | None, wish: str, expected: dict[str, str]
+) -> None:
+    assert dump_codes(vm, place, wish) == expected
+
+
+@pytest.mark.parametrize(("runstate", "panicked", "said"), [
+    ("running",        False, "stands still for about"),
+    ("running",        True,  "is left so"),
+    ("paused",         False, "is left so"),
+    ("guest-panicked", True,  "is left so"),
+])  # fmt: skip
+def test_how_long_a_guest_will_stand_still_for_its_dump_is_told(runstate: str, panicked: bool, said: str) -> None:
+    vm = dumpable(runstate=runstate, panicked=panicked)
+    found = findings(vm, Options(goal=Goal.DUMP), Strategy.DUMP, PLACE)
+    assert said in next(each.text for each in found if each.code == "stop")

@@ -11,7 +11,7 @@ from tests.core.play import Fault, Play
 from tests.core.test_restart import Kill, Mortal, line_with
 from tests.explore.world import Mode, Point, Store
 from tools.mutate import EQUIVALENT, mutants
-from vmtui.backend.core import workflow
+from vmtui.backend.core import effects, workflow
 from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
 from vmtui.backend.core.errors import Exit
 from vmtui.backend.core.events import AnyEvent, Connected, QmpEvent, Tick
@@ -1313,3 +1313,157 @@ def test_a_new_vmtui_does_not_touch_a_panic_action_that_none_ever_changed() -> N
     play = Play(options=replace(SAVE, panic_guard=False), watch=once(in_phase(Phase.SAVE), Play.restart))
     assert play.run().outcome is Outcome.SAVED
     assert panic_actions(play) == []
+
+
+# --- the dump ---------------------------------------------------------------------------------------------------------
+
+DUMP = Options(goal=Goal.DUMP, output="/snap/vm.vmcore")
+
+
+def dump_of(scenario: Scenario | None = None, **more: Any) -> Play:
+    return Play(options=more.pop("options", DUMP), scenario=scenario, **more)
+
+
+def test_a_running_guest_is_dumped_stands_still_for_that_only_and_its_card_is_left_alone(stock: Profile) -> None:
+    play = dump_of(profile=stock)
+    result = play.run()
+    assert (result.outcome, result.format, result.file) == (Outcome.DUMPED, "elf", "/snap/vm.vmcore")
+    ((begun, ended),) = play.vm.intervals()
+    assert result.stopped_seconds == pytest.approx(ended - begun, abs=0.002)
+    changing = [each.execute for each in play.sent if isinstance(each, Command) and each.learns is None]
+    assert changing == ["getfd", "dump-guest-memory"]
+    (dump,) = play.commands("dump-guest-memory")
+    assert dump.arguments == {"paging": False, "protocol": "fd:vmtui-state", "detach": True, "format": "elf"}
+
+
+@pytest.mark.parametrize(("scenario", "runstate"), [
+    (Scenario(runstate="paused"),                  "paused"),
+    (Scenario(panics=0.0, panic_action="pause"),   "guest-panicked"),
+])  # fmt: skip
+def test_a_guest_that_stands_is_dumped_small_and_stands_on(scenario: Scenario, runstate: str) -> None:
+    play = dump_of(scenario)
+    result = play.run()
+    assert (result.outcome, result.format, result.runstate) == (Outcome.DUMPED, "kdump-zlib", runstate)
+    assert (play.vm.runstate, play.commands("cont")) == (runstate, [])
+
+
+def test_a_card_that_is_out_stays_out_for_a_dump() -> None:
+    play = dump_of(Scenario(card=CardState.OUT))
+    assert play.run().outcome is Outcome.DUMPED
+    assert (play.commands("migrate"), play.vm.card) == ([], {"primary0": "out"})
+
+
+def test_where_there_is_no_room_for_the_quick_format_the_small_one_is_taken() -> None:
+    assert dump_of(store=Store(free=200 << 20)).run().format == "kdump-zlib"
+
+
+def test_a_dump_that_fails_leaves_no_file_and_a_guest_that_runs(stock: Profile) -> None:
+    for name in ("elf", "kdump-zlib"):
+        play = dump_of(Scenario(write_fails_after=1_000_000), profile=stock, options=replace(DUMP, dump_format=name))
+        result = play.run()
+        assert (result.outcome, result.exit_code) == (Outcome.FAILED, Exit.STORE), result.error
+        assert (play.vm.runstate, play.store.partial, play.store.published) == ("running", False, False)
+
+
+@pytest.mark.parametrize(("scenario", "options", "said"), [
+    (Scenario(migrating=True),            DUMP,                                   "a migration is under way"),
+    (Scenario(runstate="inmigrate"),      DUMP,                                   "still being loaded"),
+    (Scenario(runstate="save-vm"),        DUMP,                                   "under way already"),
+    (Scenario(),                          replace(DUMP, dump_format="kdump-lzo"), "it offers: elf, kdump-zlib"),
+])  # fmt: skip
+def test_what_cannot_be_dumped_now_is_refused_before_anything_is_touched(
+    scenario: Scenario, options: Options, said: str
+) -> None:
+    play = dump_of(scenario, options=options)
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.REFUSED, Exit.REFUSED)
+    assert said in str(result.error)
+    assert not [each for each in play.sent if isinstance(each, Command) and each.learns is None]
+
+
+def test_a_dump_of_somebody_else_is_not_waited_for_and_refused() -> None:
+    play = dump_of()
+    play.vm.start_dump(Target("file", "/core"), "elf")
+    assert play.run().outcome is Outcome.REFUSED
+    assert play.vm.dumping
+
+
+def test_a_dump_that_somebody_began_in_the_last_moment_costs_ours_its_file_only() -> None:
+    began = once(lambda play: play.store.partial, lambda play: play.vm.start_dump(Target("file", "/core"), "elf"))
+    play = dump_of(watch=began)
+    result = play.run()
+    assert (result.outcome, play.store.partial) == (Outcome.FAILED, False)
+    assert "There is a dump in process" in str(result.error)
+    assert play.vm.runstate == "running"
+
+
+def test_a_dump_that_is_cancelled_stands_until_its_end_and_leaves_no_file() -> None:
+    play = dump_of(watch=once(lambda play: play.vm.dumping and play.state.vm.dump.status == "active", Play.cancel))
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.CANCELLED, Exit.CANCELLED)
+    assert not play.vm.dumping
+    assert (play.vm.runstate, play.store.partial, play.store.published) == ("running", False, False)
+    assert any("QEMU cannot break a dump off" in note for note in result.notes)
+
+
+def test_a_dump_that_is_cancelled_before_it_began_is_never_begun() -> None:
+    play = dump_of(watch=once(lambda play: play.store.partial, Play.cancel))
+    assert play.run().outcome is Outcome.CANCELLED
+    assert play.commands("dump-guest-memory") == []
+    assert not play.vm.fds
+
+
+@pytest.mark.parametrize("earlier", ["none", "completed"])
+@pytest.mark.parametrize("how", ["drop-before", "drop-after", "lose-reply"])
+def test_a_dump_of_which_nobody_heard_is_neither_taken_for_done_nor_lost(earlier: str, how: str) -> None:
+    done: list[bool] = []
+
+    def lose(_play: Play, action: Action) -> str | None:
+        if done or not (isinstance(action, Command) and action.execute == "dump-guest-memory"):
+            return None
+        done.append(True)
+        return how
+
+    play = dump_of(fault=lose)
+    play.vm.dump = dataclasses.replace(play.vm.dump, status=earlier)
+    assert play.run().outcome is Outcome.DUMPED
+    assert play.store.whole
+    assert play.vm.runstate == "running"
+
+
+def test_a_dump_that_never_arrives_is_not_sent_for_ever() -> None:
+    def lose(_play: Play, action: Action) -> str | None:
+        return "drop-before" if isinstance(action, Command) and action.execute == "dump-guest-memory" else None
+
+    play = dump_of(fault=lose)
+    result = play.run()
+    assert (result.outcome, play.store.partial, play.vm.fds) == (Outcome.FAILED, False, {})
+    assert len(play.commands("dump-guest-memory")) == 3
+    assert "did not answer to dump-guest-memory" in str(result.error)
+
+
+def test_a_dump_ends_well_though_no_event_tells_of_its_end() -> None:
+    assert Play(options=DUMP, on_event=events_lost).run().outcome is Outcome.DUMPED
+
+
+def test_a_new_vmtui_goes_on_with_a_dump_that_runs(stock: Profile) -> None:
+    play = dump_of(profile=stock, watch=once(lambda play: play.vm.dumping, Play.restart))
+    assert play.run().outcome is Outcome.DUMPED
+    assert play.vm.runstate == "running"
+
+
+def test_a_dump_that_was_complete_before_its_qemu_died_is_kept() -> None:
+    play = dump_of(Scenario(killed="running"))
+    result = play.run()
+    assert (play.store.published, result.outcome) == (True, Outcome.ATTENTION)
+
+
+def test_over_tcp_qemu_opens_the_file_by_its_name() -> None:
+    play = dump_of()
+    play.start()
+    work = play.work
+    assert play.state.vm.fd_passing
+    state = replace(play.state, vm=replace(play.state.vm, fd_passing=False), work=replace(work, dump_format="elf"))
+    sent = effects.dump(state).outstanding
+    assert isinstance(sent, Command)
+    assert sent.arguments["protocol"] == "file:/snap/vm.vmcore.partial"

@@ -79,6 +79,7 @@ def _facts(state: State, now: float) -> Hashable:
     return (
         vm.link,
         vm.runstate,
+        (vm.dump.status, vm.dump.error, vm.dump_formats),
         (vm.migration.status, vm.migration.error, bool(vm.migration.transferred), vm.migration.blocked),
         tuple(vm.parameters.get(name) for name in is_.MANAGED),
         frozenset(name for name, value in vm.capabilities.items() if value),
@@ -131,6 +132,7 @@ def _work(state: State, now: float) -> Hashable:
         (work.fd_passed, work.fdset, work.names, work.reserved, work.replug_fd, work.replug_accepted),
         (work.published, work.discarded, work.interrupt, work.untold, bool(work.alarms), work.restarts > 0),
         None if work.file is None else work.file.whole,
+        work.dump_before,
         None if work.place is None else work.place.problem,
         tuple(finding.code for finding in work.findings),
     )

@@ -539,11 +539,10 @@ class World:
             said = self.vm.output()
             if self.linked:
                 self.queue += tuple(_message(each) for each in said if "QMP" not in each)
-        migration = self.vm.migration
-        if migration is not None and migration.target.target == STATE_NUMBER:
-            whole = migration.status == "completed"
-            if whole != self.store.whole:
-                self.store = replace(self.store, whole=whole)
+        migration, dump = self.vm.migration, self.vm.dump
+        made = [each for each in (migration, dump) if each is not None and each.target.target == STATE_NUMBER]
+        if made and (whole := made[0].status == "completed") != self.store.whole:
+            self.store = replace(self.store, whole=whole)
 
     def settle(self) -> None:
         """A QEMU that has ended says what it still had to say, and then its monitor breaks."""

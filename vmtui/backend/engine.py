@@ -451,8 +451,8 @@ class Session:
                 return Surveyed(await asyncio.to_thread(store.survey, Path(path), self._resident()))
             case Reserve(path):
                 await asyncio.to_thread(self._reserve, Path(path))
-            case Verify():
-                return Read(await asyncio.to_thread(self._verify))
+            case Verify(dump):
+                return Read(await asyncio.to_thread(self._verify, dump=dump))
             case Publish():
                 partial, value = self._the_partial(), manifest(self.state, self._host())
                 await asyncio.to_thread(partial.publish, value)
@@ -486,9 +486,9 @@ class Session:
         self._journal.write(BaselineLine(_now(), msgspec.to_builtins(work.options), baseline, inode))
         self._journal.commit(self.state.vm.name or self.state.vm.uuid)
 
-    def _verify(self) -> Any:
+    def _verify(self, *, dump: bool) -> Any:
         began = time.monotonic()
-        report = self._the_partial().verify(self._stop)
+        report = self._the_partial().verify(self._stop, dump=dump)
         return msgspec.structs.replace(report, seconds=round(time.monotonic() - began, 6))
 
     def _the_partial(self) -> store.Partial:

@@ -684,7 +684,16 @@ class _Files:
         return any(file.finished for file in self._files.values())
 
     def ends_with_next_timer(self) -> bool:
-        """A background snapshot says `completed` with the same timer that ends the copy: everything is due before."""
+        """What is said to be complete with the same timer that ends it: everything is due before."""
+        return self._background_ends() or self._dump_ends()
+
+    def _dump_ends(self) -> bool:
+        vm = self._vm
+        if not vm.dumping or vm.dump.target.scheme not in _WRITABLE or vm.dump.target.limit is not None:
+            return False
+        return vm.next_at() == vm.timers["dump"] and not self._is_finished(vm.dump.target.target)
+
+    def _background_ends(self) -> bool:
         vm, migration = self._vm, self._vm.migration
         if migration is None or not migration.background or not migration.runs or "pass" not in vm.timers:
             return False
@@ -727,18 +736,21 @@ class _Files:
         return StreamFile(Target(where, 0o600), save, min(1.0, self._limit / size) if size else 1.0)
 
     def _dump(self, where: int | str) -> DumpFile:
-        total = self._vm.dump.total
-        return DumpFile(Target(where, 0o400), total, min(1.0, self._limit / total) if total else 1.0)
+        dump = self._vm.dump
+        share = min(1.0, self._limit / dump.total) if dump.total else 1.0
+        return DumpFile(Target(where, 0o400), dump.format, dump.total, share)
 
     def _finish(self) -> None:
         """The VM stands and the rest goes out: write it all now, before anybody may say that it is done."""
+        if self._dump_ends() and self._vm.dump.target.target not in self._failed:
+            self._file(self._vm.dump.target.target, "dump").finish("", 0)
         vm, migration = self._vm, self._vm.migration
         if migration is None or migration.status not in _FLOWING or migration.target.scheme not in _WRITABLE:
             return
         where, limit, stream = migration.target.target, migration.target.limit, vm.settled_stream()
         if where in self._failed or self._is_finished(where) or (limit is not None and limit <= stream.sent + stream.left):
             return
-        if migration.switched_at is not None or self.ends_with_next_timer():
+        if migration.switched_at is not None or self._background_ends():
             self._file(where, "stream").finish(saved_runstate(vm, migration), int(stream.left))
 
     def work(self) -> dict[int | str, str]:

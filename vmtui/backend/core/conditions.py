@@ -4,6 +4,7 @@ from typing import Any
 
 from vmtui.backend.core import facts, preflight
 from vmtui.backend.core.model import (
+    DUMP_STANDS,
     ENDED_STATES,
     Card,
     Fact,
@@ -141,13 +142,26 @@ def only_resuming(state: State) -> bool:
     return the_work(state).options.goal is Goal.RESUME
 
 
+def only_dumping(state: State) -> bool:
+    return the_work(state).options.goal is Goal.DUMP
+
+
+def dump_formats_unknown(state: State) -> bool:
+    return only_dumping(state) and Fact.DUMP_FORMATS not in state.vm.seen
+
+
+def dump_unknown(state: State) -> bool:
+    """Whether somebody dumps it already."""
+    return only_dumping(state) and Fact.DUMP not in state.vm.seen
+
+
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
 def wanted_parameters(state: State) -> dict[str, Any]:
     """The migration parameters that this phase wants, of those that vmtui changes."""
     work = the_work(state)
-    if work.baseline is None:
+    if work.baseline is None or only_dumping(state):
         return {}
     before = work.baseline.parameters
     wanted: dict[str, Any] = {name: before[name] for name in MANAGED if name in before}
@@ -172,7 +186,7 @@ def _bandwidth(work: Workflow) -> int:
 def wanted_capabilities(state: State) -> dict[str, bool]:
     """The migration capabilities that this phase wants, of those that vmtui changes and this QEMU has."""
     work = the_work(state)
-    if work.baseline is None:
+    if work.baseline is None or only_dumping(state):
         return {}
     before = work.baseline.capabilities
     unfit = (*INCOMPATIBLE, *(INCOMPATIBLE_WITH_BACKGROUND if work.strategy is Strategy.BACKGROUND else ()))
@@ -236,8 +250,9 @@ def guest_panicked(state: State) -> bool:
 
 
 def not_finalized(state: State) -> bool:
-    """The migration has completed and QEMU has not tidied up behind it: it would refuse `cont` for a moment."""
-    return state.vm.runstate == "finish-migrate"
+    """The migration or the dump has completed, and QEMU has not tidied up behind it: it would refuse `cont` for a moment,
+    or lets the guest run on by itself."""
+    return state.vm.runstate in {"finish-migrate", DUMP_STANDS}
 
 
 def should_run(state: State) -> bool:
@@ -389,6 +404,45 @@ def unplug_time_is_up(state: State) -> bool:
 
 def stuck_means_cancel(state: State) -> bool:
     return the_work(state).options.on_stuck is OnStuck.CANCEL
+
+
+# --- the dump -----------------------------------------------------------------------------------------------------
+
+
+def dump_sent(state: State) -> bool:
+    """A dump that runs without this is somebody else's."""
+    return the_work(state).sent is not Sent.NO
+
+
+def dump_not_sent(state: State) -> bool:
+    return the_work(state).sent is Sent.NO
+
+
+def dump_running(state: State) -> bool:
+    return state.vm.dump.status == "active"
+
+
+def dump_completed(state: State) -> bool:
+    return state.vm.dump.status == "completed"
+
+
+def dump_failed(state: State) -> bool:
+    return state.vm.dump.status == "failed"
+
+
+def dump_never_arrived(state: State) -> bool:
+    """Nobody knows whether it was taken; none runs, and the last one is what it was. Once more does no harm."""
+    work = the_work(state)
+    return work.sent is Sent.UNKNOWN and not dump_running(state) and state.vm.dump.status == work.dump_before
+
+
+def dump_is_complete(state: State) -> bool:
+    """Ours is, not the one before it."""
+    return dump_sent(state) and dump_completed(state) and not dump_never_arrived(state)
+
+
+def dump_tried_enough(state: State) -> bool:
+    return the_work(state).tries.get("dump", 0) >= TRIES
 
 
 # --- cancelling ---------------------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ class Fact(StrEnum):
     """Whether QEMU still tidies up behind a migration (query-yank): a migration started now would kill a QEMU 7.2."""
     FDSETS = "fdsets"
     """The fd sets that a save of ours left: asked when it is over, for a lost reply leaves one that nobody noted."""
+    DUMP = "dump"
+    DUMP_FORMATS = "dump-formats"
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -95,6 +97,18 @@ class Migration(msgspec.Struct, frozen=True):
     """Megabits a second, QEMU's own figure."""
     blocked: tuple[str, ...] = ()
     """`blocked-reasons` (6.0+)."""
+
+
+class Dump(msgspec.Struct, frozen=True):
+    """query-dump: the memory dump that runs, or the last one."""
+
+    status: str = "none"
+    """none, active, completed, failed."""
+    completed: int = 0
+    total: int = 0
+    """RAM that goes through it; the file may be smaller."""
+    error: str = ""
+    """Why it failed: only the event tells."""
 
 
 class Primary(msgspec.Struct, frozen=True):
@@ -145,6 +159,9 @@ class Vm(msgspec.Struct, frozen=True):
     argv: tuple[str, ...] = ()
     runstate: str = ""
     migration: Migration = Migration()
+    dump: Dump = Dump()
+    dump_formats: tuple[str, ...] = ()
+    """What dump-guest-memory can write here."""
     parameters: dict[str, Any] = {}
     capabilities: dict[str, bool] = {}
     features: Features = Features()
@@ -187,6 +204,8 @@ class Strategy(StrEnum):
     PAUSE_AFTER_UNPLUG = "pause-after-unplug"
     STOP_FIRST = "stop-first"
     BACKGROUND = "background"
+    DUMP = "dump"
+    """Of a core dump, which is no way to save."""
 
 
 class Then(StrEnum):
@@ -207,6 +226,8 @@ class Goal(StrEnum):
     SAVE = "save"
     RESUME = "resume"
     """Make a stopped VM run again, and bring its card back."""
+    DUMP = "dump"
+    """Write the guest's memory to a core file, and leave the guest as it was found."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -221,6 +242,8 @@ class Options(msgspec.Struct, frozen=True):
     on_stuck: OnStuck = OnStuck.CANCEL
     panic_guard: bool = True
     """While it is saved a panic stops the guest, where it would have ended QEMU."""
+    dump_format: str = ""
+    """As dump-guest-memory names it; empty = vmtui chooses."""
 
 
 class Level(StrEnum):
@@ -260,6 +283,8 @@ class FileReport(msgspec.Struct, frozen=True):
     runstate: str = ""
     devices: int = 0
     ram_blocks: int = 0
+    format: str = ""
+    """Of a core dump: what the file itself says it is."""
     seconds: float = 0.0
     """How long reading and syncing it took."""
 
@@ -270,6 +295,7 @@ class Phase(StrEnum):
     UNPLUG = "unplug"
     PAUSE = "pause"
     SAVE = "save"
+    DUMP = "dump"
     CANCEL = "cancel"
     FINISH = "finish"
     RESUME = "resume"
@@ -284,6 +310,7 @@ class Phase(StrEnum):
 class Outcome(StrEnum):
     SAVED = "saved"
     RESUMED = "resumed"
+    DUMPED = "dumped"
     CHECKED = "checked"
     REFUSED = "refused"
     FAILED = "failed"
@@ -341,8 +368,12 @@ class Marks(msgspec.Struct, frozen=True):
     bytes_at_stop: int | None = None
 
 
+DUMP_STANDS = "save-vm"
+"""The run state that QEMU stops a guest in to dump it."""
+
+
 class Sent(StrEnum):
-    """What is known of the one `migrate` that makes the file."""
+    """What is known of the one command that makes the file: `migrate`, or `dump-guest-memory`."""
 
     NO = "no"
     UNKNOWN = "unknown"
@@ -374,6 +405,9 @@ class Workflow(msgspec.Struct, frozen=True):
     """What a person should know at the end: each is a sentence."""
     marks: Marks = Marks()
     sent: Sent = Sent.NO
+    dump_format: str = ""
+    dump_before: str = ""
+    """The status of the dump before ours, when ours was sent."""
     fd_passed: bool = False
     fdset: int | None = None
     """The fd set that holds the file."""

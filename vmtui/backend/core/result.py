@@ -31,6 +31,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     vm: str
     uuid: str | None
     strategy: str
+    format: str | None
     file: str | None
     bytes: int | None
     stopped_seconds: float | None
@@ -57,7 +58,10 @@ def judge(state: State) -> tuple[Outcome, tuple[str, ...]]:
     if work.failure is not None:
         cancelled = work.failure.trouble in (Trouble.USER, Trouble.STUCK)
         return (Outcome.CANCELLED if cancelled else Outcome.FAILED), ()
-    return (Outcome.RESUMED if work.options.goal is Goal.RESUME else Outcome.SAVED), ()
+    return ENDS_WELL[work.options.goal], ()
+
+
+ENDS_WELL = {Goal.SAVE: Outcome.SAVED, Goal.RESUME: Outcome.RESUMED, Goal.DUMP: Outcome.DUMPED, Goal.CHECK: Outcome.CHECKED}
 
 
 def _without_change(state: State) -> Outcome:
@@ -77,15 +81,15 @@ def _problems(state: State) -> list[str]:
     if vm.link is not Link.UP or is_.lost_too_long(state):
         return ["QEMU could not be asked how the VM is"]
     problems = list(work.alarms)
-    if vm.panicked:
-        problems.append("the guest has panicked; take a core dump (QMP dump-guest-memory), then reset it")
+    if vm.panicked and not is_.only_dumping(state):
+        problems.append("the guest has panicked; take a core dump (vmtui dump VM), then reset it")
     elif is_.should_run(state) and not is_.running(state):
         problems.append(f"the guest ran before and is {vm.runstate!r} now; resume it with cont, or reset it")
     if work.given_up and work.has_partial:
         problems.append(f"{work.options.output}.partial could not be removed")
     problems += [f"QEMU keeps the file open (fd set {number}); take it back: QMP remove-fd" for number in vm.fdsets]
     problems += [f"QEMU may keep descriptor {name} open; close it: QMP closefd" for name in work.names]
-    if is_.migration_running(state):
+    if is_.migration_running(state) and not is_.only_dumping(state):
         problems.append(f"a migration is still under way (status {vm.migration.status!r})")
     if not is_.should_stay_stopped(state):
         problems += [
@@ -177,6 +181,7 @@ def report(state: State) -> Result:
         vm=vm.shown,
         uuid=vm.uuid or None,
         strategy=work.strategy,
+        format=work.dump_format or None,
         file=work.options.output if saved else None,
         bytes=work.file.size if saved and work.file else None,
         stopped_seconds=stopped_seconds(state),

@@ -65,7 +65,9 @@ class Rule(NamedTuple):
 ANY = float("inf")
 SINCE_ENTERED = -1.0
 """The fact must have been learned after this phase began."""
-PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact not in (Fact.FDSETS, Fact.YANK)}
+ASKED_BY_RULES = frozenset({Fact.FDSETS, Fact.YANK, Fact.DUMP, Fact.DUMP_FORMATS})
+"""What only some workflows come to need."""
+PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact not in ASKED_BY_RULES}
 
 NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.PREFLIGHT: PROBE,
@@ -73,6 +75,7 @@ NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.UNPLUG:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
     Phase.PAUSE:     {Fact.MIGRATION: ANY, Fact.STATUS: 0.25},
     Phase.SAVE:      {Fact.MIGRATION: 0.25, Fact.STATUS: 1.0},
+    Phase.DUMP:      {Fact.DUMP: 0.25, Fact.STATUS: 1.0},
     Phase.CANCEL:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
     Phase.FINISH:    {Fact.STATUS: 0.005},
     Phase.RESUME:    {Fact.STATUS: 0.05},
@@ -90,10 +93,13 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
     Phase.PREFLIGHT: (
         Rule((is_.given_up,), go=Phase.DONE),
         Rule((is_.place_unknown,), do.survey),
+        Rule((is_.dump_formats_unknown,), do.ask_dump_formats),
+        Rule((is_.dump_unknown,), do.ask_dump),
         Rule((is_.undecided,), do.decide),
         Rule((is_.blocked,), do.refuse, Phase.DONE),
         Rule((is_.only_checking,), go=Phase.DONE),
         Rule((is_.only_resuming,), do.take_baseline, Phase.RESUME),
+        Rule((is_.only_dumping,), do.take_baseline, Phase.DUMP),
         Rule((), do.take_baseline, Phase.PREPARE),
     ),
     Phase.PREPARE: (
@@ -141,6 +147,18 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.early_bytes_unknown,), do.count_early_bytes),
         Rule((is_.parameters_not_as_wanted,), do.set_parameters),
     ),
+    Phase.DUMP: (
+        Rule((is_.nothing_touched,), go=Phase.DONE),
+        Rule((is_.given_up, is_.dump_sent, is_.dump_running), None),
+        Rule((is_.given_up,), go=Phase.RESUME),
+        Rule((is_.file_not_reserved,), do.reserve),
+        Rule((is_.dump_never_arrived, is_.dump_tried_enough), do.blame_silent_dump),
+        Rule((is_.dump_never_arrived,), do.try_dump_again),
+        Rule((is_.dump_not_sent, is_.file_not_handed_over), do.hand_over_dump),
+        Rule((is_.dump_not_sent,), do.dump),
+        Rule((is_.dump_failed,), do.blame_dump),
+        Rule((is_.dump_completed,), go=Phase.RESUME),
+    ),
     Phase.CANCEL: (
         Rule((is_.migration_ended,), go=Phase.RESUME),
         Rule((is_.stopped_with_unplug_pending, is_.may_try_cont, is_.cont_is_due), do.cont),
@@ -153,6 +171,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
     ),
     Phase.RESUME: (
         Rule((is_.should_stay_stopped,), go=Phase.SETTLE),
+        Rule((is_.running, is_.only_dumping), go=Phase.SETTLE),
         Rule((is_.running,), go=Phase.REPLUG),
         Rule((is_.not_finalized, is_.just_begun), None),
         Rule((is_.cannot_run,), do.note_cannot_run, Phase.SETTLE),
@@ -322,7 +341,9 @@ def _cancel(state: State, text: str) -> State:
         return note(state, "cancelled too late: QEMU has ended, and the state that it wrote is all that is left")
     if work.options.goal is Goal.RESUME and work.baseline is not None:
         return note(state, "a resume is not undone: it went on to its end")
-    return give_up(replace(state, work=replace(work, interrupt=True)), Trouble.USER, text)
+    if is_.only_dumping(state) and is_.dump_sent(state) and is_.dump_running(state):
+        state = note(state, "QEMU cannot break a dump off: the guest stood until its end, and the file was removed then")
+    return give_up(replace(state, work=replace(the_work(state), interrupt=True)), Trouble.USER, text)
 
 
 def _restart(state: State, event: Restarted) -> State:
@@ -358,10 +379,12 @@ def _mark(before: State, state: State) -> State:
     marks = work.marks
     changes: dict[str, Any] = {}
     in_motion = marks.asked is not None and work.sent is not Sent.NO and marks.completed is None
-    in_motion = in_motion and not is_.completion_is_old_news(state)
+    in_motion = in_motion and not is_.completion_is_old_news(state) and not is_.only_dumping(state)
     if in_motion and marks.unplugged is None and vm.migration.status in facts.UNPLUGGED_STATES:
         changes["unplugged"] = at
     if in_motion and vm.migration.status == "completed" and work.phase in COPYING:
+        changes["completed"] = at
+    if work.phase is Phase.DUMP and marks.completed is None and is_.dump_is_complete(state):
         changes["completed"] = at
     if marks.stopped is None and was.runstate == "running" and vm.runstate != "running":
         changes["stopped"] = at
@@ -376,8 +399,8 @@ def _mark(before: State, state: State) -> State:
     work = replace(work, marks=replace(marks, **changes)) if changes else work
     if work.sent is Sent.UNKNOWN and marks.asked is not None and vm.migration.status not in ENDED_STATES:
         work = replace(work, sent=Sent.YES)  # whatever became of the reply
-    if work.phase in (Phase.SAVE, Phase.FINISH) and work.sent is not Sent.NO and vm.migration.total:
-        work = _progress(work, vm)
+    if work.sent is not Sent.NO and (share := _share(work, vm)) is not None:
+        work = replace(work, done_share=max(work.done_share, min(share, 1.0)))
     return replace(state, work=work)
 
 
@@ -385,12 +408,16 @@ COPYING = frozenset({Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL})
 """Phases in which the migration that makes the file can come to its end."""
 
 
-BEFORE_IT_IS_SAVED = COPYING | {Phase.PREPARE}
+BEFORE_IT_IS_SAVED = COPYING | {Phase.PREPARE, Phase.DUMP}
 
 
-def _progress(work: Workflow, vm: Vm) -> Workflow:
-    share = 1.0 if vm.migration.status == "completed" else 1 - vm.migration.remaining / vm.migration.total
-    return replace(work, done_share=max(work.done_share, min(share, 1.0)))
+def _share(work: Workflow, vm: Vm) -> float | None:
+    """How much of the file is written, 0 to 1; None where nobody knows, or it is not the time for it."""
+    if work.phase is Phase.DUMP and vm.dump.status == "active" and vm.dump.total:
+        return vm.dump.completed / vm.dump.total
+    if work.phase in (Phase.SAVE, Phase.FINISH) and vm.migration.total:
+        return 1.0 if vm.migration.status == "completed" else 1 - vm.migration.remaining / vm.migration.total
+    return None
 
 
 # --- advance ------------------------------------------------------------------------------------------------------
