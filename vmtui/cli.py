@@ -234,7 +234,10 @@ def _add_save(commands: Any) -> None:
         help="how long the guest may take to let go of its card (default: 30)",
     )  # fmt: skip
     parser.add_argument(
-        "--on-stuck", choices=["cancel", "wait"], default="cancel", help="what to do when that time is up (default: cancel)"
+        "--on-stuck",
+        choices=["cancel", "wait", "dump"],
+        default="cancel",
+        help="what to do when that time is up (default: cancel); dump: cancel, then write a core dump beside it",
     )
     parser.add_argument(
         "--no-panic-guard", action="store_false", dest="panic_guard",

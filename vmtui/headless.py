@@ -218,10 +218,20 @@ class LinePrinter:
         self._out = _Out(stream or sys.stdout)
         self._known = 0
         self._told = False
+        self._work: Workflow | None = None
+
+    def _end_of_save(self, view: VmView) -> None:
+        """It gave up, and a dump follows."""
+        before = msgspec.structs.replace(view.state, work=view.state.last, last=None)
+        self._out.write(ending(VmView(before, view.log, view.journal)))
+        self._known, self._told = 0, False
 
     def show(self, view: VmView) -> None:
         work = view.state.work
         assert work is not None
+        if self._work is not None and self._work.started != work.started:
+            self._end_of_save(view)
+        self._work = work
         self._tell_plan(work)
         for phase, at in work.timeline[self._known :]:
             self._known += 1

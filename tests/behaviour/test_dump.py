@@ -7,7 +7,7 @@ import pytest
 
 from tests.backend.mounts import mounted
 from tests.behaviour.fixtures import AnyGuest, AnyPen
-from tests.behaviour.looking import wait_until
+from tests.behaviour.looking import together, wait_until
 from tests.behaviour.program import Ended
 
 MAGIC = {"elf": b"\x7fELF", "kdump-zlib": b"makedumpfile\0", "kdump-raw-zlib": b"KDUMP   "}
@@ -117,3 +117,32 @@ def test_a_disk_that_fills_up_leaves_no_dump_and_a_guest_that_runs(pen: AnyPen, 
         assert "the dump failed" in ended.errors
         assert list(small.iterdir()) == []
     guest.nothing_is_left()
+
+
+def test_guests_that_are_stuck_are_dumped_when_qemu_lets_go(pen: AnyPen) -> None:
+    patience = f"{pen.patience:g}"
+    stubborn, silent = pen.several({"stubborn": True}, {"pvpanic": False})
+
+    def a_guest_that_never_answers_runs_on_behind_its_dump() -> None:
+        ended = stubborn.run("save", "--unplug-timeout", patience, "--on-stuck", "dump", seconds=150)
+        assert (ended.code, ended.result["outcome"]) == (6, "cancelled"), (ended.result, ended.errors)
+        _is_a_dump(stubborn, ended)
+        stubborn.is_as_before()
+
+    def a_guest_that_crashed_unseen_is_dumped_and_left_as_it_was() -> None:
+        silent.crash()
+        before = silent.look()
+        ended = silent.run("save", "--unplug-timeout", patience, "--on-stuck", "dump", seconds=150)
+        assert (ended.code, ended.result["outcome"]) == (6, "cancelled"), (ended.result, ended.errors)
+        _is_a_dump(silent, ended)
+        assert silent.look() == before
+
+    together(a_guest_that_never_answers_runs_on_behind_its_dump, a_guest_that_crashed_unseen_is_dumped_and_left_as_it_was)
+
+
+def _is_a_dump(guest: AnyGuest, ended: Ended) -> None:
+    path = Path(ended.result["dump"])
+    assert guest.files() == [path.name, f"{path.name}.json"]
+    assert path.read_bytes()[:4] == MAGIC["elf"]
+    assert ended.phases.count("dump") == 1
+    assert ended.phases.index("cancel") < ended.phases.index("dump")

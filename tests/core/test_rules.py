@@ -14,8 +14,9 @@ from tools.mutate import EQUIVALENT, mutants
 from vmtui.backend.core import effects, workflow
 from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
 from vmtui.backend.core.errors import Exit
-from vmtui.backend.core.events import AnyEvent, Connected, QmpEvent, Tick
+from vmtui.backend.core.events import AnyEvent, Cancel, Connected, QmpEvent, Tick, Wish
 from vmtui.backend.core.model import Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
+from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
 from vmtui.backend.core.sim.target import Fd, Target
 
@@ -302,7 +303,7 @@ def test_a_guest_that_panics_is_waited_for_only_where_that_is_wanted(on_stuck: O
     play.watch = once(lambda play: play.now > 100, Play.cancel)
     result = play.run()
     assert result.outcome is Outcome.ATTENTION
-    assert ("panicked" in str(result.error)) == (on_stuck is OnStuck.CANCEL)
+    assert ("panicked" in str(result.error)) == (on_stuck is not OnStuck.WAIT)
 
 
 def test_a_background_save_leaves_the_short_pause_to_qemu(stock: Profile) -> None:
@@ -1467,3 +1468,64 @@ def test_over_tcp_qemu_opens_the_file_by_its_name() -> None:
     sent = effects.dump(state).outstanding
     assert isinstance(sent, Command)
     assert sent.arguments["protocol"] == "file:/snap/vm.vmcore.partial"
+
+
+# --- a guest that is stuck is dumped ----------------------------------------------------------------------------------
+
+STUCK_DUMP = replace(SAVE, on_stuck=OnStuck.DUMP, unplug_timeout=2.0)
+
+
+def saved_then_dumped(scenario: Scenario, options: Options = STUCK_DUMP, **more: Any) -> tuple[Play, Result]:
+    """The save, and what the engine then begins by itself."""
+    play = Play(options=options, scenario=scenario, **more)
+    play.run()
+    follows = workflow.follow_up(play.state)
+    if follows is not None:
+        play.options, play.store = follows, Store()
+        play.step(Wish(play.now, follows))
+        while not play.done:
+            play.turn()
+    return play, report(play.state)
+
+
+def test_a_guest_that_does_not_answer_is_dumped_once_qemu_has_let_go(stock: Profile) -> None:
+    play, result = saved_then_dumped(Scenario(unplug_delay=None), profile=stock)
+    assert (result.outcome, result.exit_code, result.file) == (Outcome.CANCELLED, Exit.STUCK, None)
+    assert (result.dump, play.store.published) == ("/snap/vm.vmcore", True)
+    assert play.vm.runstate == "running"
+    assert play.vm.dump.status == "completed"
+
+
+def test_a_guest_that_panics_while_it_is_waited_for_is_dumped_and_left_as_it_stands() -> None:
+    _play, result = saved_then_dumped(Scenario(panics="wait-unplug", unplug_delay=None))
+    assert (result.outcome, result.exit_code) == (Outcome.ATTENTION, Exit.ATTENTION)
+    assert (result.dump, result.runstate) == ("/snap/vm.vmcore", "guest-panicked")
+    assert not any("take a core dump" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("scenario", [Scenario(), Scenario(write_fails_after=1_000_000), Scenario(killed="wait-unplug")])
+def test_a_save_that_ends_otherwise_is_followed_by_no_dump(scenario: Scenario) -> None:
+    play, result = saved_then_dumped(scenario)
+    assert (result.dump, play.work.options.goal) == (None, Goal.SAVE)
+
+
+def test_why_a_stuck_guest_could_not_be_dumped_is_told_beside_why_it_was_not_saved() -> None:
+    refused = refused_in("dump-guest-memory", Phase.DUMP)
+    _play, result = saved_then_dumped(Scenario(unplug_delay=None), fault=refused)
+    assert (result.outcome, result.dump) == (Outcome.CANCELLED, None)
+    assert "did not let go" in str(result.error)
+    assert any(note.startswith("the guest was not dumped: QEMU refused") for note in result.notes)
+
+
+def test_who_cancels_while_qemu_is_waited_for_gets_no_dump() -> None:
+    _play, result = saved_then_dumped(Scenario(unplug_delay=None), watch=once(in_phase(Phase.CANCEL), Play.cancel))
+    assert (result.outcome, result.dump) == (Outcome.CANCELLED, None)
+
+
+def test_a_cancel_may_ask_for_a_dump() -> None:
+    def give_up(play: Play) -> None:
+        play.step(Cancel(play.now, dump=True))
+
+    play, result = saved_then_dumped(Scenario(unplug_delay=None), SAVE, watch=once(in_phase(Phase.UNPLUG), give_up))
+    assert (result.exit_code, result.dump) == (Exit.CANCELLED, "/snap/vm.vmcore")
+    assert play.vm.runstate == "running"

@@ -541,7 +541,7 @@ class World:
                 self.queue += tuple(_message(each) for each in said if "QMP" not in each)
         migration, dump = self.vm.migration, self.vm.dump
         made = [each for each in (migration, dump) if each is not None and each.target.target == STATE_NUMBER]
-        if made and (whole := made[0].status == "completed") != self.store.whole:
+        if made and (whole := made[-1].status == "completed") != self.store.whole:
             self.store = replace(self.store, whole=whole)
 
     def settle(self) -> None:

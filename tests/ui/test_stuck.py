@@ -72,6 +72,7 @@ def test_each_choice_says_what_follows() -> None:
     seen = with_screen(stuck(), look)
     assert "Keep waiting: 60 s more" in seen
     assert "Up to 30 s" in seen
+    assert "dump the guest's memory" in seen
 
 
 @pytest.mark.slice
@@ -86,6 +87,7 @@ def test_keep_waiting_cancel_and_resume_are_asked_for() -> None:
     assert asked(stuck(), "w") == [WaitWish(KEY, 60.0)]
     assert asked(stuck(), "enter") == [WaitWish(KEY, 60.0)]
     assert asked(stuck(), "c") == [CancelWish(KEY)]
+    assert asked(stuck(), "d") == [CancelWish(KEY, dump=True)]
     assert asked(Story(scenario=PAUSED).until(waited(3)).view, "r") == [LetRunWish(KEY)]
 
 

@@ -301,6 +301,8 @@ class Session:
         if work is not None and work.outcome is not None:
             self._write(EndLine(self.state.now, work.outcome))
         self._tidy_up()
+        if (options := workflow.follow_up(self.state)) is not None:
+            self._inbox.put_nowait(Wish(_now(), options, time.time()))
 
     def _tidy_up(self) -> None:
         if self._journal is not None:
@@ -529,8 +531,8 @@ def _wished(request: VmRequest, now: float) -> AnyEvent:
     match request:
         case Begin(_, options):
             return Wish(now, options, time.time())
-        case CancelWish(_, text):
-            return Cancel(now, text)
+        case CancelWish(_, text, dump):
+            return Cancel(now, text, dump)
         case TuneWish(_, parameters, capabilities):
             return Tune(now, parameters, capabilities)
         case WaitWish(_, seconds):
@@ -542,8 +544,10 @@ def _wished(request: VmRequest, now: float) -> AnyEvent:
 
 
 def finished(view: VmView | None) -> bool:
-    """Whether the workflow of a VM has ended."""
-    return view is not None and view.state.work is not None and view.state.work.phase is Phase.DONE
+    """Whether the workflow of a VM has ended, and what follows it too."""
+    if view is None or view.state.work is None or view.state.work.phase is not Phase.DONE:
+        return False
+    return workflow.follow_up(view.state) is None
 
 
 def _now() -> float:

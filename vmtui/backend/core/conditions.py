@@ -403,7 +403,7 @@ def unplug_time_is_up(state: State) -> bool:
 
 
 def stuck_means_cancel(state: State) -> bool:
-    return the_work(state).options.on_stuck is OnStuck.CANCEL
+    return the_work(state).options.on_stuck is not OnStuck.WAIT
 
 
 # --- the dump -----------------------------------------------------------------------------------------------------

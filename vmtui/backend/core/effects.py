@@ -29,6 +29,7 @@ from vmtui.backend.core.model import (
     Fact,
     Link,
     Migration,
+    OnStuck,
     Phase,
     Sent,
     Strategy,
@@ -233,14 +234,17 @@ def blame_guest(state: State) -> State:
     if state.vm.migration.status != "wait-unplug":
         return give_up(state, Trouble.QEMU, f"QEMU did not get past {state.vm.migration.status!r} within {waited:g} s")
     if state.vm.runstate != "running":
-        return give_up(state, Trouble.STUCK, f"the guest is {state.vm.runstate}: it cannot let go of its card")
-    return give_up(
-        state, Trouble.STUCK, f"the guest did not let go of its network card within {waited:g} s; it may have crashed"
-    )
+        return _stuck(state, f"the guest is {state.vm.runstate}: it cannot let go of its card")
+    return _stuck(state, f"the guest did not let go of its network card within {waited:g} s; it may have crashed")
 
 
 def blame_crash(state: State) -> State:
-    return give_up(state, Trouble.STUCK, "the guest panicked: it can no longer let go of its card")
+    return _stuck(state, "the guest panicked: it can no longer let go of its card")
+
+
+def _stuck(state: State, text: str) -> State:
+    dumps = the_work(state).options.on_stuck is OnStuck.DUMP
+    return give_up(_with(state, dump_next=dumps), Trouble.STUCK, text)
 
 
 def blame_unseen_card(state: State) -> State:

@@ -217,6 +217,8 @@ class Then(StrEnum):
 class OnStuck(StrEnum):
     CANCEL = "cancel"
     WAIT = "wait"
+    DUMP = "dump"
+    """Cancel, and dump the guest's memory as soon as QEMU lets go."""
 
 
 class Goal(StrEnum):
@@ -433,6 +435,8 @@ class Workflow(msgspec.Struct, frozen=True):
     """Bytes a second that the user wants the copy to have; None = all there is."""
     let_run: bool = False
     """The user asked that a guest which somebody paused be resumed, so that it can answer."""
+    dump_next: bool = False
+    """Once all is put back, the guest is dumped: another workflow."""
     interrupt: bool = False
     """Reading the file through should stop: the user cancelled."""
     done_share: float = 0.0

@@ -4,6 +4,11 @@ import re
 from collections.abc import Iterable
 
 
+def core_name(output: str) -> str:
+    """What the core dump is called of a guest that was to be saved to `output`."""
+    return f"{output.removesuffix('.vmstate')}.vmcore"
+
+
 def default_name(vm: str, stamp: str, taken: Iterable[str], ending: str = "vmstate") -> str:
     """VM and time (`stamp`, 20260301T021745), safe as a file name: nothing in a VM's name can lead out of the directory.
 

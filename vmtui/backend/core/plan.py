@@ -24,6 +24,7 @@ THENS = {
 ON_STUCKS = {
     OnStuck.CANCEL: "cancel it",
     OnStuck.WAIT:   "go on waiting",
+    OnStuck.DUMP:   "cancel it, and dump the guest's memory",
 }  # fmt: skip
 """What can be chosen, and what it means."""
 

@@ -1,6 +1,7 @@
 """How did it end? A claim about the VM and the file, made only from facts that were looked at."""
 
 import msgspec
+from msgspec.structs import replace
 
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core.errors import EXIT_OF, Exit
@@ -15,7 +16,7 @@ from vmtui.backend.core.model import (
     Trouble,
     Workflow,
 )
-from vmtui.backend.core.state import State, the_work
+from vmtui.backend.core.state import State, given_up_save, the_work
 
 UNPLUG_WAIT = 25.0
 """Seconds: a cancel in wait-unplug ends when the guest lets go, or after 120 looks of 250 ms."""
@@ -32,6 +33,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str | None
     strategy: str
     format: str | None
+    dump: str | None
     file: str | None
     bytes: int | None
     stopped_seconds: float | None
@@ -82,7 +84,8 @@ def _problems(state: State) -> list[str]:
         return ["QEMU could not be asked how the VM is"]
     problems = list(work.alarms)
     if vm.panicked and not is_.only_dumping(state):
-        problems.append("the guest has panicked; take a core dump (vmtui dump VM), then reset it")
+        then = "its core dump follows" if work.dump_next else "take a core dump (vmtui dump VM)"
+        problems.append(f"the guest has panicked; {then}, then reset it")
     elif is_.should_run(state) and not is_.running(state):
         problems.append(f"the guest ran before and is {vm.runstate!r} now; resume it with cont, or reset it")
     if work.given_up and work.has_partial:
@@ -170,7 +173,19 @@ def exit_code(state: State) -> Exit:
 
 
 def report(state: State) -> Result:
-    """The result of a workflow that has ended."""
+    """The result of a workflow that has ended; of a save that gave up and was followed by a dump, of both."""
+    saved, own = given_up_save(state), _report(state)
+    if saved is None:
+        return own
+    told = () if own.error is None else (f"the guest was not dumped: {own.error}",)
+    result = _report(replace(state, work=saved, last=None))
+    notes = tuple(dict.fromkeys((*result.notes, *told, *own.notes)))
+    if own.outcome is Outcome.ATTENTION:
+        result = replace(result, outcome=own.outcome, exit_code=own.exit_code)
+    return replace(result, dump=own.file, notes=notes)
+
+
+def _report(state: State) -> Result:
     work, vm, marks = the_work(state), state.vm, the_work(state).marks
     assert work.outcome is not None
     saved = work.published and work.file is not None
@@ -182,6 +197,7 @@ def report(state: State) -> Result:
         uuid=vm.uuid or None,
         strategy=work.strategy,
         format=work.dump_format or None,
+        dump=None,
         file=work.options.output if saved else None,
         bytes=work.file.size if saved and work.file else None,
         stopped_seconds=stopped_seconds(state),

@@ -18,6 +18,7 @@ from vmtui.backend.core.model import (
     Goal,
     Level,
     Link,
+    OnStuck,
     Outcome,
     Phase,
     Primary,
@@ -100,9 +101,8 @@ def phase_line(state: State) -> str:
         return "removing the partial file"
     if work.phase is Phase.CANCEL and work.marks.unplugged is None:
         left = CANCEL_WAIT - (state.now - work.entered)
-        return (
-            f"QEMU waits up to {left:.0f} s more for the guest, then it is cancelled" if left > 0 else MEANING[work.phase]
-        )
+        then = "dumped (QEMU dumps nothing while a migration is under way)" if work.dump_next else "cancelled"
+        return f"QEMU waits up to {left:.0f} s more for the guest, then it is {then}" if left > 0 else MEANING[work.phase]
     return MEANING[work.phase]
 
 
@@ -127,7 +127,8 @@ def verdict(state: State) -> str:
         return "dead: the guest panicked and will not answer"
     if word == "paused":
         return f"paused: the guest is {printable(vm.runstate, 40)} and cannot answer until it runs"
-    then = "cancels" if is_.stuck_means_cancel(state) else "goes on waiting"
+    dumps = work.options.on_stuck is OnStuck.DUMP
+    then = "cancels, and dumps it," if dumps else "cancels" if is_.stuck_means_cancel(state) else "goes on waiting"
     return f"{word} for the guest to unplug {names}; {then} in {left:.0f} s"
 
 

@@ -42,12 +42,14 @@ from vmtui.backend.core.model import (
     Fact,
     Goal,
     Link,
+    Options,
     Phase,
     Sent,
     Trouble,
     Vm,
     Workflow,
 )
+from vmtui.backend.core.naming import core_name
 from vmtui.backend.core.state import State, Watching, as_told, give_up, note, the_work
 
 Condition = Callable[[State], bool]
@@ -304,8 +306,8 @@ def _wished(state: State, event: Wish | Cancel | Tune | KeepWaiting | LetRun | W
     match event:
         case Wish():
             return _begin(state, event)
-        case Cancel(_, text):
-            return _cancel(state, text)
+        case Cancel(_, text, dump):
+            return _cancel(state, text, dump=dump)
         case Tune():
             return tuning.wish(state, event)
         case KeepWaiting(_, seconds):
@@ -329,11 +331,20 @@ def _begin(state: State, event: Wish) -> State:
     )
     # Pre-flight looks at the VM as it is now, not as it was when somebody last looked: also not at an answer under way.
     vm = facts.without(state.vm, *(fact for fact in Fact if fact is not Fact.FEATURES))
-    last = as_told(state).work if event.options.goal is Goal.CHECK else None
+    kept = event.options.goal is Goal.CHECK or event.options == follow_up(state)
+    last = as_told(state).work if kept else None
     return replace(state, work=work, last=last, vm=vm, outstanding=None, tunes=())
 
 
-def _cancel(state: State, text: str) -> State:
+def follow_up(state: State) -> Options | None:
+    """What is to be begun now that this is over: the dump of a guest that did not answer."""
+    work = state.work
+    if work is None or work.outcome is None or not work.dump_next or state.vm.link is not Link.UP:
+        return None
+    return Options(goal=Goal.DUMP, output=core_name(work.options.output))
+
+
+def _cancel(state: State, text: str, *, dump: bool) -> State:
     work = state.work
     if work is None or work.phase is Phase.DONE or work.published or isinstance(state.outstanding, Publish):
         return state
@@ -343,7 +354,8 @@ def _cancel(state: State, text: str) -> State:
         return note(state, "a resume is not undone: it went on to its end")
     if is_.only_dumping(state) and is_.dump_sent(state) and is_.dump_running(state):
         state = note(state, "QEMU cannot break a dump off: the guest stood until its end, and the file was removed then")
-    return give_up(replace(state, work=replace(the_work(state), interrupt=True)), Trouble.USER, text)
+    work = replace(the_work(state), interrupt=True, dump_next=dump and work.options.goal is Goal.SAVE)
+    return give_up(replace(state, work=work), Trouble.USER, text)
 
 
 def _restart(state: State, event: Restarted) -> State:
