@@ -470,13 +470,56 @@ def test_a_vm_that_somebody_paused_before_its_card_was_back_is_left_to_them() ->
     assert len(play.commands("migrate")) == 1
 
 
-def test_a_card_that_qemu_deleted_is_told_with_the_command_that_adds_it() -> None:
-    def delete(play: Play) -> None:
-        play.vm.cards = tuple(dataclasses.replace(card, state=CardState.DELETED) for card in play.vm.cards)
-        play.vm.emit("DEVICE_DELETED", {"device": "primary0", "path": "/machine/peripheral/primary0"})
+def delete(play: Play) -> None:
+    """The guest answers a request that QEMU has given up."""
+    play.vm.cards = tuple(dataclasses.replace(card, state=CardState.DELETED) for card in play.vm.cards)
+    play.vm.emit("DEVICE_DELETED", {"device": "primary0", "path": "/machine/peripheral/primary0"})
 
-    play = Play(watch=once(in_phase(Phase.REPLUG), delete))
+
+@pytest.mark.parametrize("profile", [STOCK_10_0, STOCK_11_1], ids=lambda profile: profile.name)
+def test_a_card_that_qemu_deleted_is_added_again_as_it_was_and_proved(profile: Profile) -> None:
+    play = Play(profile, watch=once(in_phase(Phase.REPLUG), delete))
     result = play.run()
+    assert (result.outcome, result.card, result.driven) == (Outcome.SAVED, "plugged", True)
+    (added,) = play.commands("device_add")
+    assert added.arguments == {
+        "driver": "e1000e", "id": "primary0", "bus": "root1", "mac": "52:54:00:11:11:11", "netdev": "hs1", "rombar": 0,
+        "romfile": "", "failover_pair_id": "ua-standby0",
+    }  # fmt: skip
+    assert any("QEMU had deleted card primary0" in note for note in result.notes)
+    assert len(play.commands("migrate")) == 1, "no migration is needed for it"
+
+
+def test_a_card_is_not_added_while_a_migration_runs() -> None:
+    def late(play: Play) -> None:
+        slow_migration(play)
+        delete(play)
+
+    play = Play(watch=once(in_phase(Phase.REPLUG), late))
+    assert play.run().outcome is Outcome.ATTENTION
+    assert play.commands("device_add") == []
+
+
+@pytest.mark.parametrize("how", ["drop-before", "drop-after", "lose-reply", "refuse"])
+def test_a_card_whose_adding_nobody_heard_of_is_looked_for_and_added_once(how: str) -> None:
+    done: list[bool] = []
+
+    def lose(_play: Play, action: Action) -> str | None:
+        if done or not (isinstance(action, Command) and action.execute == "device_add"):
+            return None
+        done.append(True)
+        return how
+
+    play = Play(watch=once(in_phase(Phase.REPLUG), delete), fault=lose)
+    assert play.run().outcome is Outcome.SAVED
+    assert play.vm.card == {"primary0": "plugged"}
+
+
+def test_on_7_2_a_card_that_qemu_deleted_is_told_with_the_command_that_adds_it() -> None:
+    play = Play(STOCK_7_2, watch=once(in_phase(Phase.REPLUG), delete))
+    result = play.run()
+    assert (result.outcome, result.card) == (Outcome.ATTENTION, "out")
+    assert len(play.commands("device_add")) == 3
     assert any(
         'QEMU deleted card primary0; add it again over QMP: {"execute": "device_add"' in note for note in result.notes
     )
@@ -691,7 +734,7 @@ def test_a_card_that_was_deleted_while_the_connection_was_lost_is_seen(phase: Ph
         play.drop()
         play.vm.cards = tuple(dataclasses.replace(card, state=CardState.DELETED) for card in play.vm.cards)
 
-    play = Play(watch=once(in_phase(phase), lose))
+    play = Play(watch=once(in_phase(phase), lose), scenario=Scenario(addable=False))
     result = play.run()
     assert (result.outcome, result.card) == (Outcome.ATTENTION, "out")
     assert any("is deleted now" in note for note in result.notes)

@@ -23,6 +23,7 @@ LOOKED_BACK = {
 AFTER_PREFLIGHT = {fact for phase, needs in NEEDS.items() for fact in needs if phase is not Phase.PREFLIGHT} | {Fact.YANK}
 """Facts that are looked at once more after the pre-flight."""
 TRIED = {
+    "add-card": is_.SELF_PLUG,
     "cancel": is_.PAUSE_BETWEEN_TRIES,
     "cont":   is_.PAUSE_BETWEEN_TRIES,
     "quit":   is_.PAUSE_BETWEEN_TRIES,
@@ -153,7 +154,7 @@ def _looked_at_again(work: Workflow) -> tuple[str, ...]:
         case _ if "cont" not in work.tries or work.options.then is Then.QUIT:
             return tuple(TRIED)
         case Phase.REPLUG:
-            return ("replug",)
+            return "replug", "add-card"
         case _:
             return ()
 

@@ -501,6 +501,17 @@ def card_deleted(state: State) -> bool:
     return any(card.card is Card.DELETED for card in expected_cards(state))
 
 
+def may_add_card(state: State) -> bool:
+    """QEMU adds nothing during a migration; a 7.2 refuses a card of its command line until the guest reboots."""
+    return migration_ended(state) and the_work(state).tries.get("add-card", 0) < TRIES
+
+
+def card_is_new(state: State) -> bool:
+    """It was added just now, and the guest needs a moment to find it."""
+    added = the_work(state).tried_at.get("add-card")
+    return added is not None and state.now - added < SELF_PLUG
+
+
 def cards_are_back(state: State) -> bool:
     return bool(provable(state)) and all(card.card is Card.PLUGGED for card in provable(state))
 

@@ -341,6 +341,13 @@ def note_card_out(state: State) -> State:
     return note(state, f"card {names} could not be proved to be back; try again: vmtui resume VM")
 
 
+def add_card(state: State) -> State:
+    """A card that QEMU deleted, as it was: what is there then is listed and proved anew."""
+    card = next(each for each in is_.expected_cards(state) if each.card is Card.DELETED)
+    sent = tried(send(state, Command("device_add", dict(result.device_arguments(card)))), "add-card")
+    return _forget(sent, Fact.DEVICES, Fact.CARDS)
+
+
 def note_deleted(state: State) -> State:
     for card in is_.expected_cards(state):
         if card.card is Card.DELETED:
@@ -531,6 +538,9 @@ def _done(state: State, command: Command, learned: Learned | None) -> State:
             wanted = {each["capability"]: each["state"] for each in command.arguments["capabilities"]}
             vm = replace(state.vm, capabilities={**state.vm.capabilities, **wanted})
             return _forget(replace(state, vm=vm), Fact.CAPABILITIES)
+        case "device_add":
+            name = command.arguments["id"]
+            return note(state, f"QEMU had deleted card {name}, as a late answer to an old request; it was added again")
         case "set-action":
             action = command.arguments["panic"]
             return _with(_panic_action_is(state, action), guarded=the_work(state).guarded or action == "pause")

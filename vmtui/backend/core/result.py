@@ -239,10 +239,15 @@ def set_action(state: State) -> str:
 
 def device_add(card: Primary) -> str:
     """The QMP command that adds a deleted primary again."""
+    return '{"execute": "device_add", "arguments": ' + msgspec.json.encode(device_arguments(card)).decode() + "}"
+
+
+def device_arguments(card: Primary) -> dict[str, str | int]:
+    """What device_add takes for a card like this one."""
     values = dict(card.properties)
     words: dict[str, str | int] = {"driver": card.driver, "id": card.device_id, "bus": card.bus}
     for name in PROPERTIES:
         if name in values:
             text = values[name]
             words[name] = text.strip('"') if text.startswith('"') else _plain(text.split(" ")[0])
-    return '{"execute": "device_add", "arguments": ' + msgspec.json.encode(words).decode() + "}"
+    return words

@@ -184,6 +184,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
     Phase.REPLUG: (
         Rule((is_.no_card_to_bring_back,), go=Phase.SETTLE),
         Rule((is_.stopped,), go=Phase.SETTLE),
+        Rule((is_.card_deleted, is_.may_add_card), do.add_card),
         Rule((is_.card_deleted,), do.note_deleted, Phase.SETTLE),
         Rule((is_.cards_are_back, is_.cards_are_driven), go=Phase.SETTLE),
         Rule((is_.cards_are_back, is_.driver_had_its_time), do.note_not_driven, Phase.SETTLE),
@@ -192,6 +193,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.migration_running, is_.replug_has_time), None),
         Rule((is_.migration_running,), do.note_still_migrating, Phase.SETTLE),
         Rule((is_.qemu_may_plug_by_itself,), None),
+        Rule((is_.card_is_new,), None),
         Rule((is_.replug_tried_enough,), do.note_card_out, Phase.SETTLE),
         Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
         Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
