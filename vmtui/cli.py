@@ -152,6 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_save,
         _add_check,
         _add_resume,
+        _add_heal,
         _add_dump,
         _add_params,
         _add_list,
@@ -253,6 +254,16 @@ def _add_check(commands: Any) -> None:
 
 def _add_resume(commands: Any) -> None:
     parser = _command(commands, "resume", _resume, "make a VM run that was left paused, and bring its failover card back")
+    _add_vm(parser)
+
+
+def _add_heal(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "heal",
+        _resume,
+        "bring a failover card back that another tool, or a crash, left out or lost, and prove it",
+    )
     _add_vm(parser)
 
 

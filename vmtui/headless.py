@@ -26,7 +26,7 @@ from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, FoundVm, Peer, process
 from vmtui.backend.engine import Engine, finished
 
-TOLD_BEFORE = ("panic-guard", "stop")
+TOLD_BEFORE = ("panic-guard", "stop", "card-out", "card-deleted")
 """Notes of the pre-flight that are shown before it begins."""
 REFRESH = 0.25
 """Seconds between two looks at a running save; phases are shown as they come."""

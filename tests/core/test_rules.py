@@ -1572,3 +1572,36 @@ def test_a_cancel_may_ask_for_a_dump() -> None:
     play, result = saved_then_dumped(Scenario(unplug_delay=None), SAVE, watch=once(in_phase(Phase.UNPLUG), give_up))
     assert (result.exit_code, result.dump) == (Exit.CANCELLED, "/snap/vm.vmcore")
     assert play.vm.runstate == "running"
+
+
+# --- a card that was lost before --------------------------------------------------------------------------------------
+
+HEAL = Options(goal=Goal.RESUME)
+WITH_CARD = ("qemu-system-x86_64", "-device", "virtio-net-pci,id=ua-standby0,failover=on,netdev=hs0", "-device",
+             "e1000e,id=primary0,bus=root1,mac=52:54:00:11:11:11,netdev=hs1,rombar=0,romfile=,acpi-index=3,"
+             "failover_pair_id=ua-standby0")  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", [STOCK_10_0, STOCK_11_1], ids=lambda profile: profile.name)
+def test_a_card_that_qemu_deleted_before_vmtui_came_is_added_as_the_command_line_has_it(profile: Profile) -> None:
+    play = Play(profile, Scenario(card=CardState.DELETED), HEAL, argv=WITH_CARD)
+    result = play.run()
+    assert (result.outcome, result.card, play.vm.card) == (Outcome.RESUMED, "plugged", {"primary0": "plugged"})
+    (added,) = play.commands("device_add")
+    assert added.arguments == {
+        "driver": "e1000e", "id": "primary0", "bus": "root1", "mac": "52:54:00:11:11:11", "netdev": "hs1", "rombar": 0,
+        "romfile": "", "acpi-index": 3, "failover_pair_id": "ua-standby0",
+    }  # fmt: skip
+
+
+def test_a_card_that_a_7_2_does_not_take_back_is_told_with_its_command() -> None:
+    play = Play(STOCK_7_2, Scenario(card=CardState.DELETED), HEAL, argv=WITH_CARD)
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.ATTENTION, Exit.ATTENTION)
+    assert any('{"execute": "device_add"' in note for note in result.notes)
+
+
+def test_a_card_of_which_no_command_line_tells_is_not_made_up() -> None:
+    play = Play(scenario=Scenario(card=CardState.DELETED), options=HEAL)
+    assert play.run().outcome is Outcome.RESUMED
+    assert play.commands("device_add") == []

@@ -166,7 +166,8 @@ class Qemu:
                 self._second = _SecondMonitor(self.spec.monitor, self.vm, self._loop, self._answer_second)
                 sockets.append(str(self.spec.monitor))
             machine = machine_of(vm)
-            words = command_line(vm.name, uuid(vm), machine, vm.ram, sockets, self.spec.world.scenario.panic_words)
+            devices = (*vm.scenario.panic_words, *card_words(vm))
+            words = command_line(vm.name, uuid(vm), machine, vm.ram, sockets, devices)
             self._body = Body(lifeline, words)
             peer = process(self._body.pid)
             start_time = peer.start_time if peer else 0
@@ -797,6 +798,16 @@ class _Files:
         self._files.clear()
         while self.owned:
             os.close(self.owned.pop())
+
+
+def card_words(vm: SimulatedVm) -> tuple[str, ...]:
+    """What a command line says of its failover primaries."""
+    given = (
+        f"e1000e,id={card.id},bus={card.bus},netdev={card.netdev},mac={card.mac},rombar=0,romfile=,"
+        f"failover_pair_id={card.standby}"
+        for card in vm.cards
+    )
+    return tuple(word for words in given for word in ("-device", words))
 
 
 def saved_runstate(vm: SimulatedVm, migration: Migration) -> str:

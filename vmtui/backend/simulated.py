@@ -53,10 +53,10 @@ def records(directory: Path) -> Iterator[Record]:
 
 
 def command_line(
-    name: str, uuid: str, machine: str, memory: int, paths: Sequence[str], panic: Sequence[str] = ()
+    name: str, uuid: str, machine: str, memory: int, paths: Sequence[str], devices: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """What a QEMU with this VM in it would have been started with, as far as anybody looks. `paths`: of its monitors;
-    `panic`: the words about a panic."""
+    `devices`: the words about a panic, and about failover cards."""
     return (
         "-name",
         name,
@@ -67,7 +67,7 @@ def command_line(
         "-m",
         f"{memory >> 20}M",
         *(word for path in paths for word in ("-qmp", f"unix:{path},server=on")),
-        *panic,
+        *devices,
     )
 
 

@@ -474,7 +474,7 @@ def expected_cards(state: State) -> tuple[Primary, ...]:
         return ()
     wanted = {Card.PLUGGED, Card.NOT_PROVED}
     if work.options.goal is Goal.RESUME:
-        wanted.add(Card.OUT)
+        wanted |= {Card.OUT, Card.DELETED}
     return tuple(card for card in state.vm.primaries if work.baseline.cards.get(card.device_id) in wanted)
 
 

@@ -128,6 +128,9 @@ def refuse(state: State) -> State:
 
 
 def take_baseline(state: State) -> State:
+    if is_.only_resuming(state):
+        lost = preflight.lost_cards(state.vm)
+        state = replace(state, vm=replace(state.vm, primaries=(*state.vm.primaries, *lost)))
     vm = state.vm
     cards = {card.device_id: card.card for card in vm.primaries}
     panic_action = vm.panic_action if preflight.guards(vm, the_work(state).options) else ""

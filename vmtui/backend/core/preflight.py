@@ -14,6 +14,7 @@ from vmtui.backend.core.model import (
     Level,
     Options,
     Place,
+    Primary,
     Strategy,
     Then,
     Vm,
@@ -54,6 +55,25 @@ def has_panic_device(vm: Vm) -> bool:
 def panic_is_fatal(vm: Vm) -> bool:
     """A panic would end QEMU, and with it all that a core dump could tell. False where the command line is not known."""
     return has_panic_device(vm) and cmdline.panic_ends(vm.argv)
+
+
+def lost_cards(vm: Vm) -> tuple[Primary, ...]:
+    """Primaries of the command line that QEMU has no more, although their standby is there: it deleted them."""
+    there = {card.standby_id for card in vm.primaries} | {card.device_id for card in vm.primaries}
+    given = (device for device in cmdline.devices(vm.argv) if device.get("failover_pair_id") in vm.standbys)
+    return tuple(_lost(device) for device in given if not {device.get("failover_pair_id"), device.get("id")} & there)
+
+
+def _lost(device: cmdline.Arguments) -> Primary:
+    return Primary(
+        device_id=device.get("id"),
+        standby_id=device.get("failover_pair_id"),
+        driver=device.get("driver"),
+        bus=device.get("bus"),
+        slot=None,
+        properties=device.pairs,
+        card=Card.DELETED,
+    )
 
 
 def guards(vm: Vm, options: Options) -> bool:
@@ -240,6 +260,15 @@ def _place(vm: Vm, _options: Options, _strategy: Strategy, place: Place | None) 
 
 def _resumable(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
     yield from _lost_primaries(vm)
+    for card in vm.primaries:
+        if card.card is Card.OUT:
+            yield _note("card-out", f"the failover card {card.device_id!r} is out: a save by another tool, or one that was "
+                        "broken off, left it so; a migration that must fail makes QEMU plug it back")  # fmt: skip
+        elif card.card is Card.DELETED:
+            yield _note("card-deleted", f"QEMU deleted the failover card {card.device_id!r}: it is added again as it was")
+    for card in lost_cards(vm):
+        yield _note("card-deleted", f"QEMU has no card {card.device_id!r} any more, which its command line names: it is "
+                    "added again as it is there")  # fmt: skip
     if vm.panicked or vm.runstate == "guest-panicked":
         yield _block("panicked", "the guest has panicked: it cannot run on",
                      "take a core dump (vmtui dump VM), then reset it")  # fmt: skip

@@ -231,6 +231,11 @@ def _plain(word: str) -> str | int:
     return int(word) if word.lstrip("-").isdigit() else word
 
 
+def _typed(text: str) -> str | int:
+    """A command line has only text, and QMP wants numbers and truths where they are meant."""
+    return {"on": True, "off": False}.get(text, _plain(text))
+
+
 def set_action(state: State) -> str:
     """The QMP command that makes QEMU do again on a panic what it did before."""
     arguments = {"panic": is_.wanted_panic_action(state)}
@@ -245,6 +250,8 @@ def device_add(card: Primary) -> str:
 def device_arguments(card: Primary) -> dict[str, str | int]:
     """What device_add takes for a card like this one."""
     values = dict(card.properties)
+    if "driver" in values:
+        return {name: _typed(text) for name, text in card.properties}  # as the command line has it
     words: dict[str, str | int] = {"driver": card.driver, "id": card.device_id, "bus": card.bus}
     for name in PROPERTIES:
         if name in values:
