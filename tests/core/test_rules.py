@@ -1605,3 +1605,30 @@ def test_a_card_of_which_no_command_line_tells_is_not_made_up() -> None:
     play = Play(scenario=Scenario(card=CardState.DELETED), options=HEAL)
     assert play.run().outcome is Outcome.RESUMED
     assert play.commands("device_add") == []
+
+
+def test_a_card_that_a_late_answer_to_a_save_of_ours_costs_is_brought_back_by_itself() -> None:
+    play = Play(STOCK_10_0, Scenario(unplug_delay=None), replace(SAVE, unplug_timeout=2.0))
+    assert play.run().outcome is Outcome.CANCELLED
+    assert workflow.to_heal(play.state) is None, "as long as nothing is lost"
+    delete(play)
+    for each in play.vm.output():
+        play.step(QmpEvent(play.now, each["event"], each["data"]))
+    wish = workflow.to_heal(play.state)
+    assert wish == Options(goal=Goal.RESUME)
+    play.options = wish
+    play.step(Wish(play.now, wish))
+    assert workflow.to_heal(play.state) is None, "it is under way"
+    while not play.done:
+        play.turn()
+    assert (report(play.state).outcome, play.vm.card) == (Outcome.RESUMED, {"primary0": "plugged"})
+    assert workflow.to_heal(play.state) is None
+
+
+def test_a_card_that_somebody_else_removes_after_a_good_save_is_their_business() -> None:
+    play = Play()
+    play.run()
+    delete(play)
+    for each in play.vm.output():
+        play.step(QmpEvent(play.now, each["event"], each["data"]))
+    assert workflow.to_heal(play.state) is None

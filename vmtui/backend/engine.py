@@ -62,7 +62,7 @@ from vmtui.backend.core.fleet import (
     WaitWish,
     WatchWish,
 )
-from vmtui.backend.core.model import Link, Phase, Vm
+from vmtui.backend.core.model import Link, Options, Phase, Vm
 from vmtui.backend.core.snapshot import Host, manifest
 from vmtui.backend.core.state import State, Watching
 from vmtui.backend.core.text import printable
@@ -272,6 +272,8 @@ class Session:
             self._performing = self._group.create_task(self._perform(action, self.state.actions))
         if before.busy and not self.state.busy:
             self._conclude()
+        if isinstance(event, QmpEvent) and event.name == "DEVICE_DELETED":
+            self._begin(workflow.to_heal(self.state))
 
     def _write(self, line: Any) -> None:
         if self._journal is not None:
@@ -301,7 +303,11 @@ class Session:
         if work is not None and work.outcome is not None:
             self._write(EndLine(self.state.now, work.outcome))
         self._tidy_up()
-        if (options := workflow.follow_up(self.state)) is not None:
+        self._begin(workflow.follow_up(self.state))
+
+    def _begin(self, options: Options | None) -> None:
+        """What the end of one workflow, or an event after it, asks for by itself."""
+        if options is not None:
             self._inbox.put_nowait(Wish(_now(), options, time.time()))
 
     def _tidy_up(self) -> None:

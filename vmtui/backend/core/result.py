@@ -122,7 +122,7 @@ def warnings(state: State) -> list[str]:
     if work.baseline is None or vm.link is not Link.UP:
         return []
     told = []
-    if _left_unanswered(work):
+    if left_unanswered(work):
         told = [
             f"the guest may still answer the old request: QEMU would then delete card {card.device_id}; "
             f"add it again over QMP: {device_add(card)}"
@@ -134,7 +134,7 @@ def warnings(state: State) -> list[str]:
     return told
 
 
-def _left_unanswered(work: Workflow) -> bool:
+def left_unanswered(work: Workflow) -> bool:
     """Whether QEMU gave up waiting for the guest: a cancel that the guest answered ends at once."""
     sent = work.marks.cancel_sent
     if sent is None or work.marks.unplugged is not None:

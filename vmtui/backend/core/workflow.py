@@ -39,6 +39,7 @@ from vmtui.backend.core.events import (
 )
 from vmtui.backend.core.model import (
     ENDED_STATES,
+    Card,
     Fact,
     Goal,
     Link,
@@ -50,7 +51,8 @@ from vmtui.backend.core.model import (
     Workflow,
 )
 from vmtui.backend.core.naming import core_name
-from vmtui.backend.core.state import State, Watching, as_told, give_up, note, the_work
+from vmtui.backend.core.result import left_unanswered
+from vmtui.backend.core.state import State, Watching, as_told, give_up, given_up_save, note, the_work
 
 Condition = Callable[[State], bool]
 Effect = Callable[[State], State]
@@ -344,6 +346,17 @@ def follow_up(state: State) -> Options | None:
     if work is None or work.outcome is None or not work.dump_next or state.vm.link is not Link.UP:
         return None
     return Options(goal=Goal.DUMP, output=core_name(work.options.output))
+
+
+def to_heal(state: State) -> Options | None:
+    """What is to be begun where nothing is under way: a guest answered, long after, a request that a save of ours had left
+    open, and QEMU deleted its card. Once: what is begun is no save."""
+    saved = given_up_save(state) or as_told(state).work
+    if state.busy or saved is None or saved.options.goal is not Goal.SAVE or not left_unanswered(saved):
+        return None
+    before = saved.baseline.cards if saved.baseline is not None else {}
+    lost = [card for card in state.vm.primaries if card.card is Card.DELETED and before.get(card.device_id) is Card.PLUGGED]
+    return Options(goal=Goal.RESUME) if lost and is_.running(state) else None
 
 
 def _cancel(state: State, text: str, *, dump: bool) -> State:
