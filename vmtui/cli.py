@@ -23,6 +23,7 @@ examples:
   vmtui params web1 max-bandwidth=1G how fast may a migration be?
   vmtui save web1                    save it; the guest stands still only for the copy
   vmtui save unix:/run/web1.qmp --then quit --output /backup/web1.vmstate
+  vmtui dump web1                    its memory as a core file, for crash or drgn
   vmtui snapshots                    the saved states, and which of them are whole
   vmtui verify /backup/web1.vmstate  what is in a saved state, and is it whole?
   vmtui restore /backup/web1.vmstate --cont
@@ -101,7 +102,7 @@ def _guarded(command: Callable[[Any], int], given: argparse.Namespace) -> int:
     except VmtuiError as error:
         lines = "\n".join(map(_printable, str(error).split("\n")))
         sys.stderr.write(f"vmtui: {lines}\n")
-        if getattr(given, "json", False) and given.run in (_save, _resume):
+        if getattr(given, "json", False) and given.run in (_save, _resume, _dump):
             _print_result_of_nothing(given.vm, int(error.code), str(error))
         return int(error.code)
     except BrokenPipeError:
@@ -151,6 +152,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_save,
         _add_check,
         _add_resume,
+        _add_heal,
+        _add_dump,
         _add_attach,
         _add_jobs,
         _add_wait,
@@ -239,7 +242,10 @@ def _add_save(commands: Any) -> None:
         help="how long the guest may take to let go of its card (default: 30)",
     )  # fmt: skip
     parser.add_argument(
-        "--on-stuck", choices=["cancel", "wait"], default="cancel", help="what to do when that time is up (default: cancel)"
+        "--on-stuck",
+        choices=["cancel", "wait", "dump"],
+        default="cancel",
+        help="what to do when that time is up (default: cancel); dump: cancel, then write a core dump beside it",
     )
     parser.add_argument(
         "--detach", action="store_true", help="return as soon as it is under way, with the id of the job: see vmtui wait"
@@ -247,6 +253,10 @@ def _add_save(commands: Any) -> None:
     parser.add_argument(
         "--release", action="store_true", help="give the monitor back afterwards, also where a screen of vmtui holds it"
     )
+    parser.add_argument(
+        "--no-panic-guard", action="store_false", dest="panic_guard",
+        help="let a panic end QEMU, where it would (default: while it is saved, a panic only stops the guest)",
+    )  # fmt: skip
 
 
 def _add_check(commands: Any) -> None:
@@ -258,6 +268,46 @@ def _add_check(commands: Any) -> None:
 def _add_resume(commands: Any) -> None:
     parser = _command(commands, "resume", _resume, "make a VM run that was left paused, and bring its failover card back")
     _add_vm(parser)
+
+
+def _add_heal(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "heal",
+        _resume,
+        "bring a failover card back that another tool, or a crash, left out or lost, and prove it",
+    )
+    _add_vm(parser)
+
+
+DUMP_FORMATS = ["auto", "elf", "kdump-zlib", "kdump-lzo", "kdump-snappy", "kdump-raw-zlib", "kdump-raw-lzo",
+                "kdump-raw-snappy", "win-dmp"]  # fmt: skip
+"""What QEMU may offer; what this one does is found out before anything is touched."""
+
+
+def _add_dump(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "dump",
+        _dump,
+        "write a guest's memory to a core file (also of a crashed one), and leave the guest as it is",
+    )
+    _add_vm(parser)
+    parser.add_argument("--output", metavar="FILE", help="the file to write (default: NAME-TIME.vmcore in --dir)")
+    parser.add_argument("--dir", metavar="DIR", help="the snapshot directory (also VMTUI_SNAPSHOT_DIR)")
+    parser.add_argument(
+        "--format", choices=DUMP_FORMATS, default="auto", help="how it is written (default: auto, which says why)"
+    )
+
+
+def _dump(given: argparse.Namespace) -> int:
+    from vmtui import headless
+    from vmtui.backend.core.model import Goal, Options
+
+    vm = _find(given.vm)
+    wanted = "" if given.format == "auto" else given.format
+    options = Options(goal=Goal.DUMP, output=_output(given, vm.name, "vmcore"), dump_format=wanted)
+    return _finish(headless.run(vm, options, headless.printer_for(as_json=given.json)), given)
 
 
 def _add_params(commands: Any) -> None:
@@ -338,10 +388,11 @@ def _target(given: argparse.Namespace, goal: str) -> "tuple[FoundVm, Options]":
         then=Then(given.then),
         unplug_timeout=getattr(given, "unplug_timeout", 30.0),
         on_stuck=OnStuck(getattr(given, "on_stuck", "cancel")),
+        panic_guard=getattr(given, "panic_guard", True),
     )
 
 
-def _output(given: argparse.Namespace, name: str) -> str:
+def _output(given: argparse.Namespace, name: str, ending: str = "vmstate") -> str:
     """The file to write."""
     from vmtui.backend import config
     from vmtui.backend.core.errors import UsageError
@@ -353,7 +404,7 @@ def _output(given: argparse.Namespace, name: str) -> str:
         path = Path(given.output).absolute()
     else:
         directory = config.snapshot_dir(given.dir)
-        path = directory / default_name(name, time.strftime("%Y%m%dT%H%M%S"), _names(directory))
+        path = directory / default_name(name, time.strftime("%Y%m%dT%H%M%S"), _names(directory), ending)
     try:
         str(path).encode()
     except UnicodeEncodeError as error:

@@ -12,23 +12,32 @@ import msgspec
 from vmtui.backend import restore as restoring
 from vmtui.backend.core.cmdline import shell_line
 from vmtui.backend.core.errors import Exit, StoreError
+from vmtui.backend.core.model import FileReport
 from vmtui.backend.core.text import printable
 from vmtui.backend.core.words import size
+from vmtui.backend.corefile import is_dump, read_dump
 from vmtui.backend.stream import StreamReport, read_stream
 
 
 def verify(path: Path, *, as_json: bool) -> int:
-    """Read a stream through. Exit code 0 when it is whole, 7 when it is not or cannot be read."""
+    """Read a stream, or a core dump, through. Exit code 0 when it is whole, 7 when it is not or cannot be read."""
     try:
-        report = read_stream(path)
+        report = read_dump(path) if is_dump(path) else read_stream(path)
     except OSError as error:
         reason = error.strerror or os.strerror(error.errno or 0)
         raise StoreError(f"cannot read {printable(str(path), 300)}: {reason}") from error
     if as_json:
         print(json.dumps({"file": str(path), **msgspec.to_builtins(report)}))
     else:
-        print(_described(path, report))
+        print(_described_dump(path, report) if isinstance(report, FileReport) else _described(path, report))
     return Exit.OK if report.whole else Exit.STORE
+
+
+def _described_dump(path: Path, report: FileReport) -> str:
+    name = printable(str(path), 300)
+    if not report.whole:
+        return f"{name}: not whole: {report.trouble}"
+    return f"{name}: whole, {size(report.size)}\n  core dump  {report.format}, memory in {report.ram_blocks} pieces"
 
 
 def _described(path: Path, report: StreamReport) -> str:

@@ -27,6 +27,8 @@ from vmtui.backend.discovery import Address, FoundVm, process
 from vmtui.backend.engine import Engine, finished
 from vmtui.backend.remote import Remote, open_engine
 
+TOLD_BEFORE = ("panic-guard", "stop", "card-out", "card-deleted")
+"""Notes of the pre-flight that are shown before it begins."""
 REFRESH = 0.25
 """Seconds between two looks at a running save; phases are shown as they come."""
 
@@ -143,6 +145,8 @@ class _Front:
         """Of the workflow that was asked for; None where any is followed."""
         self.before: float | None = None
         """When a workflow began that was over before this one was asked for."""
+        self._is_ours = False
+        """What was asked for has begun; what follows it by itself is shown too."""
         self.view: VmView | None = None
         self._printer = printer
         self._changed = asyncio.Event()
@@ -159,7 +163,8 @@ class _Front:
         if work is None or work.started == self.before:
             return
         self.view = view
-        if self.options is None or work.options == self.options:
+        self._is_ours = self._is_ours or self.options in (None, work.options)
+        if self._is_ours:
             self._printer.show(view)
 
     def ended(self) -> bool:
@@ -181,8 +186,7 @@ class _Front:
             if engine.trouble is not None:
                 raise engine.trouble
             if self.view is not None and not self.ended():
-                work = self.view.state.work
-                if self.options is not None and work is not None and work.options != self.options:
+                if not self._is_ours:
                     raise _taken(self.view.state.vm.shown)
                 self._printer.tick(self.view, asyncio.get_running_loop().time())
 
@@ -280,11 +284,10 @@ class JsonPrinter:
         self._number = newest
 
     def _progress(self, view: VmView, work: Workflow) -> None:
-        share = (work.done_share, view.state.vm.migration.transferred)
+        share = (work.done_share, _written(view))
         if work.done_share > 0 and share != self._share:
             self._share = share
-            migration = view.state.vm.migration
-            numbers = {"share": round(work.done_share, 4), "written": migration.transferred, "ram": migration.total}
+            numbers = {"share": round(work.done_share, 4), "written": share[1], "ram": pace.total(view.state)}
             self._line(view.state.now, "progress", numbers)
 
     def tick(self, view: VmView, now: float) -> None:
@@ -301,6 +304,13 @@ class JsonPrinter:
         self._out.write(json.dumps({"t": round(since, 6), "kind": kind, **data}) + "\n")
 
 
+def _written(view: VmView) -> int:
+    """Bytes. Of a dump QEMU tells only how much RAM went through it."""
+    state = view.state
+    dumps = state.work is not None and state.work.options.goal is Goal.DUMP
+    return state.vm.dump.completed if dumps else state.vm.migration.transferred
+
+
 class LinePrinter:
     """A line for each phase as it begins, and the proof at the end: for logs, pipes, NO_COLOR and TERM=dumb."""
 
@@ -308,10 +318,20 @@ class LinePrinter:
         self._out = _Out(stream or sys.stdout)
         self._known = 0
         self._told = False
+        self._work: Workflow | None = None
+
+    def _end_of_save(self, view: VmView) -> None:
+        """It gave up, and a dump follows."""
+        before = msgspec.structs.replace(view.state, work=view.state.last, last=None)
+        self._out.write(ending(VmView(before, view.log, view.journal)))
+        self._known, self._told = 0, False
 
     def show(self, view: VmView) -> None:
         work = view.state.work
         assert work is not None
+        if self._work is not None and self._work.started != work.started:
+            self._end_of_save(view)
+        self._work = work
         self._tell_plan(work)
         for phase, at in work.timeline[self._known :]:
             self._known += 1
@@ -322,10 +342,10 @@ class LinePrinter:
         if self._told or work.phase is Phase.PREFLIGHT:
             return
         self._told = True
-        if work.options.goal is Goal.SAVE and work.baseline is not None:
+        if work.options.goal in (Goal.SAVE, Goal.DUMP) and work.baseline is not None:
             self._out.write(f"strategy  {words.strategy_line(work.strategy, work.why)}\n")
         for each in work.findings:
-            if each.level is Level.WARNING:
+            if each.level is Level.WARNING or each.code in TOLD_BEFORE:
                 self._out.write(words.finding_line(each.level, each.text, each.remedy) + "\n")
 
     def _phase(self, view: VmView, phase: Phase, since: float) -> None:
@@ -409,7 +429,9 @@ def live_line(view: VmView, since: Pace | None) -> str:
     assert work is not None
     parts = [f"{work.phase:9} {max(state.now - work.entered, 0):6.1f} s"]
     parts.append(
-        words.progress_line(state, pace.rate(state, since)) if work.phase is Phase.SAVE else words.phase_line(state)
+        words.progress_line(state, pace.rate(state, since))
+        if work.phase in pace.COPYING and not work.given_up
+        else words.phase_line(state)
     )
     if stood := words.stopped_line(state):
         parts.append(stood)

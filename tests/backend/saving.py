@@ -26,8 +26,8 @@ class Front:
         self.views = fleet.vms
         self._changed.set()
 
-    async def until(self, condition: Callable[[dict[str, VmView]], bool]) -> None:
-        async with asyncio.timeout(20):
+    async def until(self, condition: Callable[[dict[str, VmView]], bool], seconds: float = 20) -> None:
+        async with asyncio.timeout(seconds):
             while not condition(self.views):
                 self._changed.clear()
                 await self._changed.wait()

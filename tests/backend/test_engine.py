@@ -202,3 +202,27 @@ def test_run_is_the_same_for_a_printer(path: Path) -> None:
         vm = FoundVm("vm", None, None, qemu.address)
         result = headless.run(vm, options_for(qemu, strategy=Strategy.AUTO), headless.JsonPrinter(out))
     assert json.loads(out.getvalue().splitlines()[-1])["outcome"] == result.outcome == "saved"
+
+
+@pytest.mark.slice
+def test_a_card_that_a_late_answer_costs_is_brought_back_while_the_engine_watches(path: Path) -> None:
+    """Half a minute: QEMU waits that long for the guest, and only then is an answer late."""
+
+    async def run() -> VmView:
+        front = Front()
+        async with Engine(front.take) as engine:
+            key = engine.watch(qemu.address, qemu.body())
+            engine.request(Begin(key, options_for(qemu, unplug_timeout=1.0)))
+            await front.until(lambda views: _is_healed(views.get(key)), 60)
+            return front.views[key]
+
+    with FakeQemu(path, scenario=Scenario(unplug_delay=34.0), speed=1.15) as qemu:
+        view = asyncio.run(run())
+        assert qemu.as_before
+        assert len(qemu.commands("device_add")) == 1
+    assert result_of(view).outcome is Outcome.RESUMED
+
+
+def _is_healed(view: VmView | None) -> bool:
+    work = view.state.work if view is not None else None
+    return work is not None and work.options.goal is Goal.RESUME and work.outcome is not None

@@ -18,6 +18,7 @@ import pytest
 from tests.behaviour.looking import Look, card_of, differences, look, wait_until
 from tests.behaviour.monitor import Monitor
 from tests.behaviour.program import Ended, Line, Program, Start
+from vmtui.backend import lab
 
 FULL_BANDWIDTH = 1 << 43
 """What vmtui raises max-bandwidth to once the guest stands still."""
@@ -60,6 +61,8 @@ class Guest(ABC):
     """The process that ends when the VM does."""
     qmp: Path
     """The monitor that vmtui is given."""
+    primary = lab.PRIMARY
+    """Its failover card's id."""
 
     def __init__(self, monitor: Path, directory: Path, start: Start) -> None:
         """`monitor`: a second one, for the test. `start` starts vmtui."""

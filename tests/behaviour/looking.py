@@ -98,7 +98,7 @@ def open_snapshots(pid: int) -> frozenset[str]:
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
             names.add(str(link.readlink()))
-    return frozenset(name for name in names if ".vmstate" in name)
+    return frozenset(name for name in names if ".vmstate" in name or ".vmcore" in name)
 
 
 def wait_until(fact: Callable[[], Found], what: str, seconds: float = 20.0) -> Found:

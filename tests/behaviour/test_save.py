@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.behaviour.fixtures import AnyGuest, AnyPen
-from tests.behaviour.looking import card_of, ends, refusal
+from tests.behaviour.looking import card_of, ends, refusal, wait_until
 from tests.behaviour.program import Ended
 from vmtui.backend.stream import read_stream
 
@@ -154,3 +154,17 @@ def _why_no_background(guest: AnyGuest) -> str:
     reason = refusal(guest.qemu, "migrate-set-capabilities", wish)
     _set_capabilities(guest, {"background-snapshot": False})
     return reason
+
+
+def test_a_card_that_somebody_removed_is_brought_back_and_proved(pen: AnyPen) -> None:
+    guest = pen.own()
+    guest.qemu("device_del", {"id": guest.primary})
+    wait_until(lambda: card_of(guest.qemu) == ("none", False), "QEMU deletes the card")
+    ended = guest.run("heal")
+    if pen.version < (8, 0):
+        assert (ended.code, ended.result["outcome"]) == (10, "attention"), ended.result
+        assert any("device_add" in note for note in ended.result["notes"])
+        return
+    assert (ended.code, ended.result["outcome"], ended.result["card"]) == (0, "resumed", "plugged"), ended.result
+    assert card_of(guest.qemu) == ("plugged", True)
+    guest.goes_on()

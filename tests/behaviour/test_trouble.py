@@ -55,7 +55,7 @@ def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: AnyP
     """QEMU takes 30 s to cancel while a guest does not answer: the stories are told at the same time."""
     patience = f"{pen.patience:g}"
     stubborn, doubtful, silent, kept = pen.several(
-        {"stubborn": True}, {"stubborn": True}, {"pvpanic": False}, {"stubborn": True, "panic_action": "pause"}
+        {"stubborn": True}, {"stubborn": True}, {"pvpanic": False}, {"stubborn": True}
     )
 
     def a_guest_that_never_answers_runs_on_with_its_card() -> None:
@@ -95,7 +95,7 @@ def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: AnyP
         kept.crash()
         ended = saving.end(120)
         assert (ended.code, ended.result["outcome"]) == (10, "attention"), ended.result
-        assert ended.result["runstate"] == "guest-panicked"
+        assert (ended.result["runstate"], ended.result["panic_guard"]) == ("guest-panicked", True)
         assert any("core dump" in note for note in ended.result["notes"])
         left = kept.look()
         assert (left.runstate, left.migrating, left.fdsets, left.files) == ("guest-panicked", False, 0, frozenset())
@@ -114,9 +114,17 @@ def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: AnyP
     )
 
 
+def test_after_a_save_a_panic_ends_qemu_as_it_did_before(pen: AnyPen) -> None:
+    guest = pen.own()
+    ended = guest.run("save")
+    assert (ended.code, ended.result["panic_guard"], ended.result["restored"]) == (0, True, True), ended.result
+    guest.crash()
+    ends(guest.pid)
+
+
 def test_a_guest_that_panics_meanwhile_and_takes_its_qemu_with_it_needs_attention(pen: AnyPen) -> None:
     guest = pen.own(stubborn=True)
-    saving = guest.start("save")
+    saving = guest.start("save", "--no-panic-guard")
     guest.waits_for_unplug()
     guest.crash()
     ended = saving.end()

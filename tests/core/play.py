@@ -31,7 +31,7 @@ class Play(World):
         back_after: float | None = BACK_AFTER,
         reply: Callable[[Command, Any], Any] | None = None,
         latency: float = LATENCY,
-        argv: tuple[str, ...] = ("qemu-system-x86_64", "-device", "pvpanic"),
+        argv: tuple[str, ...] | None = None,
         pid: int = 1,
         watch: Callable[["Play"], None] | None = None,
     ) -> None:

@@ -704,3 +704,23 @@ def test_the_shell_gets_one_option_a_line() -> None:
 def test_the_terminal_gets_no_control_character_from_a_shell_line() -> None:
     line = cmdline.shell_line([QEMU, "-name", "\x1b[2J\u202e\r'\\\x07" + "0" + "\udcff\n"])
     assert line.splitlines()[1] == r"    -name $'\e[2J\342\200\256\r\'\\\0070\377\n'"
+
+
+@pytest.mark.parametrize(("words", "action", "ends"), [
+    ("-device pvpanic",                           "shutdown",     True),
+    ("-no-shutdown",                              "shutdown",     False),
+    ("-action shutdown=pause",                    "shutdown",     False),
+    ("-no-shutdown -action shutdown=poweroff",    "shutdown",     True),
+    ("-action panic=pause",                       "pause",        False),
+    ("--action reboot=shutdown,panic=none",       "none",         False),
+    ("-action panic=pause -action panic=shutdown", "shutdown",    True),
+    ("-action panic=exit-failure -no-shutdown",   "exit-failure", True),
+    ("-readconfig vm.cfg -action panic=pause",    "",             False),
+])  # fmt: skip
+def test_what_qemu_does_on_a_panic_is_read_from_its_command_line(words: str, action: str, ends: bool) -> None:
+    argv = ("qemu-system-x86_64", *words.split())
+    assert (cmdline.panic_action(argv), cmdline.panic_ends(argv)) == (action, ends)
+
+
+def test_without_a_command_line_nobody_knows_what_a_panic_does() -> None:
+    assert (cmdline.panic_action(()), cmdline.panic_ends(())) == ("", False)

@@ -141,10 +141,10 @@ def test_the_reply_to_add_fd_names_the_set_and_other_commands_tell_nothing() -> 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("stock-7.2", Features(background_snapshot=True)),
-        ("stock-10.0", Features(background_snapshot=True, channels=True)),
-        ("stock-11.1", Features(background_snapshot=True, channels=True)),
-        ("pause-vm-10.0", Features(pause_vm=True, background_snapshot=True, channels=True)),
+        ("stock-7.2", Features(background_snapshot=True, set_action=True)),
+        ("stock-10.0", Features(background_snapshot=True, set_action=True, channels=True)),
+        ("stock-11.1", Features(background_snapshot=True, set_action=True, channels=True)),
+        ("pause-vm-10.0", Features(pause_vm=True, background_snapshot=True, set_action=True, channels=True)),
     ],
 )
 def test_the_schema_says_what_this_qemu_can_do(name: str, expected: Features) -> None:

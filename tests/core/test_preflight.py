@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from vmtui.backend.core.model import (
     Card,
+    Dump,
     Features,
     Goal,
     Level,
@@ -19,17 +20,16 @@ from vmtui.backend.core.model import (
     Then,
     Vm,
 )
-from vmtui.backend.core.preflight import FULL_DISK, choose, expected_bytes, findings
+from vmtui.backend.core.preflight import FULL_DISK, choose, choose_format, expected_bytes, findings, guards
 
 GIB = 1 << 30
 CARD = Primary("primary0", "standby0", "e1000e", "port1", (2, 0, 0), card=Card.PLUGGED, driven=True)
+PVPANIC, PAUSES = ("qemu", "-device", "pvpanic"), ("-action", "panic=pause")
 PLACE = Place("/snap/vm.vmstate", free=100 * GIB, resident=GIB // 2)
 
 
 def make_vm(**changes: Any) -> Vm:
-    vm = Vm(
-        "unix:/q", runstate="running", memory=GIB, primaries=(CARD,), standbys=("standby0",), argv=("-device", "pvpanic")
-    )
+    vm = Vm("unix:/q", runstate="running", memory=GIB, primaries=(CARD,), standbys=("standby0",), argv=(*PVPANIC, *PAUSES))
     return replace(vm, **changes)
 
 
@@ -168,7 +168,7 @@ def test_where_the_state_goes_is_looked_at(place: Place | None, expected: dict[s
 def test_what_only_deserves_a_word_is_a_note() -> None:
     assert notes(make_vm()) == {"size"}
     assert notes(make_vm(argv=("-m", "1G"))) == {"size", "no-panic-device"}
-    assert notes(make_vm(argv=())) == {"size"}, "a command line that is not known says nothing"
+    assert notes(make_vm(argv=())) == {"size", "panic-unknown"}, "a command line that is not known says nothing"
     assert notes(make_vm(), then=Then.STAY_PAUSED) == {"size", "stays-out"}
     assert notes(make_vm(features=Features(background_snapshot=True)), strategy=Strategy.BACKGROUND) == {
         "size", "background-load",
@@ -213,3 +213,96 @@ def test_every_kind_of_vm_can_be_looked_at() -> None:
     for runstate, card, strategy, goal in itertools.product(("running", "paused", "shutdown", ""), Card, Strategy, Goal):
         vm = replace(with_card(card=card), runstate=runstate)
         findings(vm, Options(goal=goal, strategy=strategy), choose(vm, strategy)[0], PLACE)
+
+
+def fatal(**changes: Any) -> Vm:
+    return make_vm(**{"features": Features(set_action=True), "panic_action": "shutdown", "argv": PVPANIC} | changes)
+
+
+@pytest.mark.parametrize(("vm", "guarded", "code"), [
+    (fatal(),                                                              True,  "panic-guard"),
+    (fatal(argv=("qemu", "-cpu", "host,hv-crash")),                        True,  "panic-guard"),
+    (fatal(features=Features()),                                           False, "panic-is-fatal"),
+    (fatal(argv=("qemu", "-device", "pvpanic", "-action", "panic=pause")), False, None),
+    (fatal(argv=("qemu", "-device", "pvpanic", "-no-shutdown")),           False, None),
+    (fatal(argv=("qemu",)),                                                False, "no-panic-device"),
+    (fatal(argv=()),                                                       False, "panic-unknown"),
+    (fatal(argv=("qemu", "-readconfig", "f", "-device", "pvpanic")),       False, "panic-unknown"),
+], ids=["default", "hyper-v", "old", "pauses", "no-shutdown", "no-device", "tcp", "config-file"])  # fmt: skip
+def test_a_panic_is_guarded_against_only_where_it_is_known_to_end_qemu(vm: Vm, guarded: bool, code: str | None) -> None:
+    assert guards(vm, Options()) is guarded
+    told = [each.code for each in findings(vm, Options(), Strategy.STOP_FIRST, PLACE) if "panic" in each.code]
+    assert told == ([code] if code else [])
+
+
+def test_a_guard_that_was_declined_is_warned_of() -> None:
+    assert not guards(fatal(), Options(panic_guard=False))
+    assert codes(fatal(), panic_guard=False)["panic-is-fatal"] == "warning"
+
+
+def test_a_resume_changes_nothing_about_panics() -> None:
+    assert not guards(fatal(), Options(goal=Goal.RESUME))
+
+
+# --- a dump -----------------------------------------------------------------------------------------------------------
+
+OFFERED = ("elf", "kdump-zlib", "kdump-raw-zlib")
+
+
+def dumpable(**changes: Any) -> Vm:
+    return make_vm(**{"dump_formats": OFFERED, "fd_passing": True} | changes)
+
+
+def dump_codes(vm: Vm, place: Place | None = PLACE, name: str = "") -> dict[str, str]:
+    found = findings(vm, Options(goal=Goal.DUMP, dump_format=name), Strategy.DUMP, place)
+    return {each.code: each.level.value for each in found if each.level is not Level.NOTE}
+
+
+@pytest.mark.parametrize(("vm", "place", "wish", "chosen"), [
+    (dumpable(),                              PLACE,                    "",               "elf"),
+    (dumpable(),                              None,                     "",               "elf"),
+    (dumpable(runstate="paused"),             PLACE,                    "",               "kdump-zlib"),
+    (dumpable(runstate="guest-panicked"),     PLACE,                    "",               "kdump-zlib"),
+    (dumpable(),                              replace(PLACE, free=GIB - 1), "",           "kdump-zlib"),
+    (dumpable(),                              replace(PLACE, free=GIB), "",               "elf"),
+    (dumpable(runstate="paused", dump_formats=("elf",)), PLACE,         "",               "elf"),
+    (dumpable(runstate="paused"),             PLACE,                    "elf",            "elf"),
+])  # fmt: skip
+def test_the_format_is_the_quickest_for_a_guest_that_runs_and_the_smallest_for_one_that_stands(
+    vm: Vm, place: Place | None, wish: str, chosen: str
+) -> None:
+    name, why = choose_format(vm, Options(goal=Goal.DUMP, dump_format=wish), place)
+    assert name == chosen
+    assert why.startswith(chosen)
+
+
+@pytest.mark.parametrize(("vm", "place", "wish", "expected"), [
+    (dumpable(),                                    PLACE, "",          {}),
+    (dumpable(),                                    None,  "",          {}),
+    (dumpable(fd_passing=False, argv=()),           PLACE, "",          {"remote": "blocking"}),
+    (dumpable(fd_passing=False),                    PLACE, "",          {}),
+    (dumpable(),                                    PLACE, "kdump-lzo", {"format": "blocking"}),
+    (dumpable(dump_formats=()),                     PLACE, "",          {"format": "blocking"}),
+    (dumpable(),              replace(PLACE, free=GIB - 1), "elf",  {"disk-full": "blocking"}),
+    (dumpable(), replace(PLACE, free=GIB // 4), "kdump-zlib",           {"space": "warning"}),
+    (dumpable(), replace(PLACE, free=FULL_DISK - 1), "kdump-zlib",  {"disk-full": "blocking"}),
+    (dumpable(),              replace(PLACE, problem="taken"), "",      {"place": "blocking"}),
+    (dumpable(dump=Dump("active")),                 PLACE, "",          {"dumping": "blocking"}),
+    (dumpable(migration=Migration("cancelling")),   PLACE, "",      {"migrating": "blocking"}),
+])  # fmt: skip
+def test_what_is_in_the_way_of_a_dump_is_found_before(
+    vm: Vm, place: Place | None, wish: str, expected: dict[str, str]
+) -> None:
+    assert dump_codes(vm, place, wish) == expected
+
+
+@pytest.mark.parametrize(("runstate", "panicked", "said"), [
+    ("running",        False, "stands still for about"),
+    ("running",        True,  "is left so"),
+    ("paused",         False, "is left so"),
+    ("guest-panicked", True,  "is left so"),
+])  # fmt: skip
+def test_how_long_a_guest_will_stand_still_for_its_dump_is_told(runstate: str, panicked: bool, said: str) -> None:
+    vm = dumpable(runstate=runstate, panicked=panicked)
+    found = findings(vm, Options(goal=Goal.DUMP), Strategy.DUMP, PLACE)
+    assert said in next(each.text for each in found if each.code == "stop")

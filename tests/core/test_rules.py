@@ -11,11 +11,12 @@ from tests.core.play import Fault, Play
 from tests.core.test_restart import Kill, Mortal, line_with
 from tests.explore.world import Mode, Point, Store
 from tools.mutate import EQUIVALENT, mutants
-from vmtui.backend.core import workflow
+from vmtui.backend.core import effects, workflow
 from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
 from vmtui.backend.core.errors import Exit
-from vmtui.backend.core.events import AnyEvent, Connected, QmpEvent, Tick
+from vmtui.backend.core.events import AnyEvent, Cancel, Connected, QmpEvent, Tick, Wish
 from vmtui.backend.core.model import Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
+from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
 from vmtui.backend.core.sim.target import Fd, Target
 
@@ -302,7 +303,7 @@ def test_a_guest_that_panics_is_waited_for_only_where_that_is_wanted(on_stuck: O
     play.watch = once(lambda play: play.now > 100, Play.cancel)
     result = play.run()
     assert result.outcome is Outcome.ATTENTION
-    assert ("panicked" in str(result.error)) == (on_stuck is OnStuck.CANCEL)
+    assert ("panicked" in str(result.error)) == (on_stuck is not OnStuck.WAIT)
 
 
 def test_a_background_save_leaves_the_short_pause_to_qemu(stock: Profile) -> None:
@@ -323,7 +324,8 @@ def test_a_background_save_waits_no_longer_than_asked_for_a_guest_that_does_not_
 
 
 def test_a_migration_that_fails_while_the_run_state_is_asked_stops_no_guest_and_tells_why() -> None:
-    play = Play(profile=STOCK_11_1, latency=0.02, scenario=Scenario(write_fails_after=0, unplug_delay=0.6))
+    scenario = Scenario(write_fails_after=0, unplug_delay=0.6, panic_action="pause")
+    play = Play(profile=STOCK_11_1, latency=0.02, scenario=scenario)
     result = play.run()
     assert Phase.PAUSE in play.phases()
     assert Phase.CANCEL not in play.phases(), "there is nothing left to cancel"
@@ -468,13 +470,56 @@ def test_a_vm_that_somebody_paused_before_its_card_was_back_is_left_to_them() ->
     assert len(play.commands("migrate")) == 1
 
 
-def test_a_card_that_qemu_deleted_is_told_with_the_command_that_adds_it() -> None:
-    def delete(play: Play) -> None:
-        play.vm.cards = tuple(dataclasses.replace(card, state=CardState.DELETED) for card in play.vm.cards)
-        play.vm.emit("DEVICE_DELETED", {"device": "primary0", "path": "/machine/peripheral/primary0"})
+def delete(play: Play) -> None:
+    """The guest answers a request that QEMU has given up."""
+    play.vm.cards = tuple(dataclasses.replace(card, state=CardState.DELETED) for card in play.vm.cards)
+    play.vm.emit("DEVICE_DELETED", {"device": "primary0", "path": "/machine/peripheral/primary0"})
 
-    play = Play(watch=once(in_phase(Phase.REPLUG), delete))
+
+@pytest.mark.parametrize("profile", [STOCK_10_0, STOCK_11_1], ids=lambda profile: profile.name)
+def test_a_card_that_qemu_deleted_is_added_again_as_it_was_and_proved(profile: Profile) -> None:
+    play = Play(profile, watch=once(in_phase(Phase.REPLUG), delete))
     result = play.run()
+    assert (result.outcome, result.card, result.driven) == (Outcome.SAVED, "plugged", True)
+    (added,) = play.commands("device_add")
+    assert added.arguments == {
+        "driver": "e1000e", "id": "primary0", "bus": "root1", "mac": "52:54:00:11:11:11", "netdev": "hs1", "rombar": 0,
+        "romfile": "", "failover_pair_id": "ua-standby0",
+    }  # fmt: skip
+    assert any("QEMU had deleted card primary0" in note for note in result.notes)
+    assert len(play.commands("migrate")) == 1, "no migration is needed for it"
+
+
+def test_a_card_is_not_added_while_a_migration_runs() -> None:
+    def late(play: Play) -> None:
+        slow_migration(play)
+        delete(play)
+
+    play = Play(watch=once(in_phase(Phase.REPLUG), late))
+    assert play.run().outcome is Outcome.ATTENTION
+    assert play.commands("device_add") == []
+
+
+@pytest.mark.parametrize("how", ["drop-before", "drop-after", "lose-reply", "refuse"])
+def test_a_card_whose_adding_nobody_heard_of_is_looked_for_and_added_once(how: str) -> None:
+    done: list[bool] = []
+
+    def lose(_play: Play, action: Action) -> str | None:
+        if done or not (isinstance(action, Command) and action.execute == "device_add"):
+            return None
+        done.append(True)
+        return how
+
+    play = Play(watch=once(in_phase(Phase.REPLUG), delete), fault=lose)
+    assert play.run().outcome is Outcome.SAVED
+    assert play.vm.card == {"primary0": "plugged"}
+
+
+def test_on_7_2_a_card_that_qemu_deleted_is_told_with_the_command_that_adds_it() -> None:
+    play = Play(STOCK_7_2, watch=once(in_phase(Phase.REPLUG), delete))
+    result = play.run()
+    assert (result.outcome, result.card) == (Outcome.ATTENTION, "out")
+    assert len(play.commands("device_add")) == 3
     assert any(
         'QEMU deleted card primary0; add it again over QMP: {"execute": "device_add"' in note for note in result.notes
     )
@@ -689,7 +734,7 @@ def test_a_card_that_was_deleted_while_the_connection_was_lost_is_seen(phase: Ph
         play.drop()
         play.vm.cards = tuple(dataclasses.replace(card, state=CardState.DELETED) for card in play.vm.cards)
 
-    play = Play(watch=once(in_phase(phase), lose))
+    play = Play(watch=once(in_phase(phase), lose), scenario=Scenario(addable=False))
     result = play.run()
     assert (result.outcome, result.card) == (Outcome.ATTENTION, "out")
     assert any("is deleted now" in note for note in result.notes)
@@ -1209,3 +1254,381 @@ def test_a_migration_that_somebody_began_while_the_file_was_read_is_told_at_the_
 def test_a_save_ends_though_qemu_answers_no_more_once_its_file_is_there() -> None:
     play = Play(watch=once(lambda play: play.store.published, lambda play: setattr(play, "mode", Mode(mute=True))))
     assert play.run().outcome is Outcome.ATTENTION
+
+
+def test_a_guest_that_panicked_and_was_paused_by_somebody_is_not_made_to_run_over_the_evidence() -> None:
+    scenario = Scenario(panics="wait-unplug", panic_action="none", unplug_delay=1.0)
+    play = Play(scenario=scenario, watch=once(in_phase(Phase.CANCEL), lambda play: play.vm.stop_vm("paused")))
+    assert play.run().outcome is Outcome.ATTENTION
+    assert (play.commands("cont"), play.vm.runstate) == ([], "paused")
+
+
+# --- the panic guard --------------------------------------------------------------------------------------------------
+
+
+def panic_actions(play: Play) -> list[str]:
+    return [each.arguments["panic"] for each in play.commands("set-action")]
+
+
+def test_a_panic_stops_the_guest_while_it_is_saved_and_ends_qemu_again_afterwards(stock: Profile) -> None:
+    play = Play(stock)
+    result = play.run()
+    assert panic_actions(play) == ["pause", "shutdown"]
+    assert names_sent(play).index("set-action") < names_sent(play).index("migrate")
+    assert (play.vm.panic_action, result.panic_guard, result.restored) == ("shutdown", True, True)
+
+
+@pytest.mark.parametrize("when", ["wait-unplug", "active", "running"])
+def test_a_panic_during_a_save_leaves_a_guest_to_take_a_dump_of(when: str) -> None:
+    play = Play(scenario=Scenario(panics=when, unplug_delay=None if when == "wait-unplug" else 0.02))
+    result = play.run()
+    assert (play.vm.alive, play.vm.panic_action) == (True, "shutdown")
+    assert result.outcome is Outcome.ATTENTION
+    assert play.vm.runstate == "guest-panicked"
+
+
+def test_a_guard_that_was_declined_is_not_set() -> None:
+    play = Play(options=replace(SAVE, panic_guard=False), scenario=Scenario(panics="wait-unplug", unplug_delay=None))
+    result = play.run()
+    assert (panic_actions(play), play.vm.alive, result.panic_guard) == ([], False, False)
+
+
+@pytest.mark.parametrize("action", ["pause", "none"])
+def test_a_panic_that_does_not_end_qemu_is_left_as_it_is(action: str) -> None:
+    play = Play(scenario=Scenario(panic_action=action))
+    assert play.run().outcome is Outcome.SAVED
+    assert panic_actions(play) == []
+
+
+def test_a_qemu_that_takes_no_panic_action_is_saved_all_the_same_and_that_is_told() -> None:
+    play = Play(fault=refused_in("set-action", Phase.PREPARE))
+    result = play.run()
+    assert (result.outcome, result.panic_guard, result.restored) == (Outcome.SAVED, False, True)
+    assert len(play.commands("set-action")) == 3
+    assert any("refused set-action" in note for note in result.notes)
+
+
+def test_a_panic_action_that_cannot_be_put_back_is_told_loudly_with_the_command() -> None:
+    play = Play(fault=refused_in("set-action", Phase.SETTLE))
+    result = play.run()
+    assert (result.outcome, result.restored, play.vm.panic_action) == (Outcome.ATTENTION, False, "pause")
+    assert len(play.commands("set-action")) == 1 + 3
+    assert any('{"execute": "set-action", "arguments": {"panic":"shutdown"}}' in note for note in result.notes)
+
+
+def refused_in(name: str, phase: Phase) -> Fault:
+    def refuse(play: Play, action: Action) -> str | None:
+        return "refuse" if isinstance(action, Command) and action.execute == name and play.work.phase is phase else None
+
+    return refuse
+
+
+@pytest.mark.parametrize("how", ["drop-before", "drop-after", "lose-reply"])
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.SETTLE])
+def test_what_became_of_a_panic_action_nobody_heard_of_is_not_guessed_but_said_again(phase: Phase, how: str) -> None:
+    done: list[bool] = []
+
+    def lose(play: Play, action: Action) -> str | None:
+        if not done and isinstance(action, Command) and action.execute == "set-action" and play.work.phase is phase:
+            done.append(True)
+            return how
+        return None
+
+    play = Play(fault=lose)
+    assert play.run().outcome is Outcome.SAVED
+    assert panic_actions(play) == sorted(["pause", "shutdown", "pause" if phase is Phase.PREPARE else "shutdown"])
+    assert play.vm.panic_action == "shutdown"
+
+
+def test_a_monitor_that_comes_back_does_not_make_the_guard_forgotten() -> None:
+    play = Play(watch=once(in_phase(Phase.SAVE), Play.drop))
+    assert play.run().outcome is Outcome.SAVED
+    assert (panic_actions(play), play.vm.panic_action) == (["pause", "shutdown"], "shutdown")
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.SAVE, Phase.SETTLE, Phase.VERIFY])
+def test_a_new_vmtui_puts_the_panic_action_back(phase: Phase) -> None:
+    play = Play(watch=once(lambda play: in_phase(phase)(play) and "set-action" in names_sent(play), Play.restart))
+    result = play.run()
+    assert (play.vm.panic_action, result.restored) == ("shutdown", True)
+
+
+def test_a_new_vmtui_does_not_touch_a_panic_action_that_none_ever_changed() -> None:
+    play = Play(options=replace(SAVE, panic_guard=False), watch=once(in_phase(Phase.SAVE), Play.restart))
+    assert play.run().outcome is Outcome.SAVED
+    assert panic_actions(play) == []
+
+
+# --- the dump ---------------------------------------------------------------------------------------------------------
+
+DUMP = Options(goal=Goal.DUMP, output="/snap/vm.vmcore")
+
+
+def dump_of(scenario: Scenario | None = None, **more: Any) -> Play:
+    return Play(options=more.pop("options", DUMP), scenario=scenario, **more)
+
+
+def test_a_running_guest_is_dumped_stands_still_for_that_only_and_its_card_is_left_alone(stock: Profile) -> None:
+    play = dump_of(profile=stock)
+    result = play.run()
+    assert (result.outcome, result.format, result.file) == (Outcome.DUMPED, "elf", "/snap/vm.vmcore")
+    ((begun, ended),) = play.vm.intervals()
+    assert result.stopped_seconds == pytest.approx(ended - begun, abs=0.002)
+    changing = [each.execute for each in play.sent if isinstance(each, Command) and each.learns is None]
+    assert changing == ["getfd", "dump-guest-memory"]
+    (dump,) = play.commands("dump-guest-memory")
+    assert dump.arguments == {"paging": False, "protocol": "fd:vmtui-state", "detach": True, "format": "elf"}
+
+
+@pytest.mark.parametrize(("scenario", "runstate"), [
+    (Scenario(runstate="paused"),                  "paused"),
+    (Scenario(panics=0.0, panic_action="pause"),   "guest-panicked"),
+])  # fmt: skip
+def test_a_guest_that_stands_is_dumped_small_and_stands_on(scenario: Scenario, runstate: str) -> None:
+    play = dump_of(scenario)
+    result = play.run()
+    assert (result.outcome, result.format, result.runstate) == (Outcome.DUMPED, "kdump-zlib", runstate)
+    assert (play.vm.runstate, play.commands("cont")) == (runstate, [])
+
+
+def test_a_card_that_is_out_stays_out_for_a_dump() -> None:
+    play = dump_of(Scenario(card=CardState.OUT))
+    assert play.run().outcome is Outcome.DUMPED
+    assert (play.commands("migrate"), play.vm.card) == ([], {"primary0": "out"})
+
+
+def test_where_there_is_no_room_for_the_quick_format_the_small_one_is_taken() -> None:
+    assert dump_of(store=Store(free=200 << 20)).run().format == "kdump-zlib"
+
+
+def test_a_dump_that_fails_leaves_no_file_and_a_guest_that_runs(stock: Profile) -> None:
+    for name in ("elf", "kdump-zlib"):
+        play = dump_of(Scenario(write_fails_after=1_000_000), profile=stock, options=replace(DUMP, dump_format=name))
+        result = play.run()
+        assert (result.outcome, result.exit_code) == (Outcome.FAILED, Exit.STORE), result.error
+        assert (play.vm.runstate, play.store.partial, play.store.published) == ("running", False, False)
+
+
+@pytest.mark.parametrize(("scenario", "options", "said"), [
+    (Scenario(migrating=True),            DUMP,                                   "a migration is under way"),
+    (Scenario(runstate="inmigrate"),      DUMP,                                   "still being loaded"),
+    (Scenario(runstate="save-vm"),        DUMP,                                   "under way already"),
+    (Scenario(),                          replace(DUMP, dump_format="kdump-lzo"), "it offers: elf, kdump-zlib"),
+])  # fmt: skip
+def test_what_cannot_be_dumped_now_is_refused_before_anything_is_touched(
+    scenario: Scenario, options: Options, said: str
+) -> None:
+    play = dump_of(scenario, options=options)
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.REFUSED, Exit.REFUSED)
+    assert said in str(result.error)
+    assert not [each for each in play.sent if isinstance(each, Command) and each.learns is None]
+
+
+def test_a_dump_of_somebody_else_is_not_waited_for_and_refused() -> None:
+    play = dump_of()
+    play.vm.start_dump(Target("file", "/core"), "elf")
+    assert play.run().outcome is Outcome.REFUSED
+    assert play.vm.dumping
+
+
+def test_a_dump_that_somebody_began_in_the_last_moment_costs_ours_its_file_only() -> None:
+    began = once(lambda play: play.store.partial, lambda play: play.vm.start_dump(Target("file", "/core"), "elf"))
+    play = dump_of(watch=began)
+    result = play.run()
+    assert (result.outcome, play.store.partial) == (Outcome.FAILED, False)
+    assert "There is a dump in process" in str(result.error)
+    assert play.vm.runstate == "running"
+
+
+def test_a_dump_that_is_cancelled_stands_until_its_end_and_leaves_no_file() -> None:
+    play = dump_of(watch=once(lambda play: play.vm.dumping and play.state.vm.dump.status == "active", Play.cancel))
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.CANCELLED, Exit.CANCELLED)
+    assert not play.vm.dumping
+    assert (play.vm.runstate, play.store.partial, play.store.published) == ("running", False, False)
+    assert any("QEMU cannot break a dump off" in note for note in result.notes)
+
+
+def test_a_dump_that_is_cancelled_before_it_began_is_never_begun() -> None:
+    play = dump_of(watch=once(lambda play: play.store.partial, Play.cancel))
+    assert play.run().outcome is Outcome.CANCELLED
+    assert play.commands("dump-guest-memory") == []
+    assert not play.vm.fds
+
+
+@pytest.mark.parametrize("earlier", ["none", "completed"])
+@pytest.mark.parametrize("how", ["drop-before", "drop-after", "lose-reply"])
+def test_a_dump_of_which_nobody_heard_is_neither_taken_for_done_nor_lost(earlier: str, how: str) -> None:
+    done: list[bool] = []
+
+    def lose(_play: Play, action: Action) -> str | None:
+        if done or not (isinstance(action, Command) and action.execute == "dump-guest-memory"):
+            return None
+        done.append(True)
+        return how
+
+    play = dump_of(fault=lose)
+    play.vm.dump = dataclasses.replace(play.vm.dump, status=earlier)
+    assert play.run().outcome is Outcome.DUMPED
+    assert play.store.whole
+    assert play.vm.runstate == "running"
+
+
+def test_a_dump_that_never_arrives_is_not_sent_for_ever() -> None:
+    def lose(_play: Play, action: Action) -> str | None:
+        return "drop-before" if isinstance(action, Command) and action.execute == "dump-guest-memory" else None
+
+    play = dump_of(fault=lose)
+    result = play.run()
+    assert (result.outcome, play.store.partial, play.vm.fds) == (Outcome.FAILED, False, {})
+    assert len(play.commands("dump-guest-memory")) == 3
+    assert "did not answer to dump-guest-memory" in str(result.error)
+
+
+def test_a_dump_ends_well_though_no_event_tells_of_its_end() -> None:
+    assert Play(options=DUMP, on_event=events_lost).run().outcome is Outcome.DUMPED
+
+
+def test_a_new_vmtui_goes_on_with_a_dump_that_runs(stock: Profile) -> None:
+    play = dump_of(profile=stock, watch=once(lambda play: play.vm.dumping, Play.restart))
+    assert play.run().outcome is Outcome.DUMPED
+    assert play.vm.runstate == "running"
+
+
+def test_a_dump_that_was_complete_before_its_qemu_died_is_kept() -> None:
+    play = dump_of(Scenario(killed="running"))
+    result = play.run()
+    assert (play.store.published, result.outcome) == (True, Outcome.ATTENTION)
+
+
+def test_over_tcp_qemu_opens_the_file_by_its_name() -> None:
+    play = dump_of()
+    play.start()
+    work = play.work
+    assert play.state.vm.fd_passing
+    state = replace(play.state, vm=replace(play.state.vm, fd_passing=False), work=replace(work, dump_format="elf"))
+    sent = effects.dump(state).outstanding
+    assert isinstance(sent, Command)
+    assert sent.arguments["protocol"] == "file:/snap/vm.vmcore.partial"
+
+
+# --- a guest that is stuck is dumped ----------------------------------------------------------------------------------
+
+STUCK_DUMP = replace(SAVE, on_stuck=OnStuck.DUMP, unplug_timeout=2.0)
+
+
+def saved_then_dumped(scenario: Scenario, options: Options = STUCK_DUMP, **more: Any) -> tuple[Play, Result]:
+    """The save, and what the engine then begins by itself."""
+    play = Play(options=options, scenario=scenario, **more)
+    play.run()
+    follows = workflow.follow_up(play.state)
+    if follows is not None:
+        play.options, play.store = follows, Store()
+        play.step(Wish(play.now, follows))
+        while not play.done:
+            play.turn()
+    return play, report(play.state)
+
+
+def test_a_guest_that_does_not_answer_is_dumped_once_qemu_has_let_go(stock: Profile) -> None:
+    play, result = saved_then_dumped(Scenario(unplug_delay=None), profile=stock)
+    assert (result.outcome, result.exit_code, result.file) == (Outcome.CANCELLED, Exit.STUCK, None)
+    assert (result.dump, play.store.published) == ("/snap/vm.vmcore", True)
+    assert play.vm.runstate == "running"
+    assert play.vm.dump.status == "completed"
+
+
+def test_a_guest_that_panics_while_it_is_waited_for_is_dumped_and_left_as_it_stands() -> None:
+    _play, result = saved_then_dumped(Scenario(panics="wait-unplug", unplug_delay=None))
+    assert (result.outcome, result.exit_code) == (Outcome.ATTENTION, Exit.ATTENTION)
+    assert (result.dump, result.runstate) == ("/snap/vm.vmcore", "guest-panicked")
+    assert not any("take a core dump" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("scenario", [Scenario(), Scenario(write_fails_after=1_000_000), Scenario(killed="wait-unplug")])
+def test_a_save_that_ends_otherwise_is_followed_by_no_dump(scenario: Scenario) -> None:
+    play, result = saved_then_dumped(scenario)
+    assert (result.dump, play.work.options.goal) == (None, Goal.SAVE)
+
+
+def test_why_a_stuck_guest_could_not_be_dumped_is_told_beside_why_it_was_not_saved() -> None:
+    refused = refused_in("dump-guest-memory", Phase.DUMP)
+    _play, result = saved_then_dumped(Scenario(unplug_delay=None), fault=refused)
+    assert (result.outcome, result.dump) == (Outcome.CANCELLED, None)
+    assert "did not let go" in str(result.error)
+    assert any(note.startswith("the guest was not dumped: QEMU refused") for note in result.notes)
+
+
+def test_who_cancels_while_qemu_is_waited_for_gets_no_dump() -> None:
+    _play, result = saved_then_dumped(Scenario(unplug_delay=None), watch=once(in_phase(Phase.CANCEL), Play.cancel))
+    assert (result.outcome, result.dump) == (Outcome.CANCELLED, None)
+
+
+def test_a_cancel_may_ask_for_a_dump() -> None:
+    def give_up(play: Play) -> None:
+        play.step(Cancel(play.now, dump=True))
+
+    play, result = saved_then_dumped(Scenario(unplug_delay=None), SAVE, watch=once(in_phase(Phase.UNPLUG), give_up))
+    assert (result.exit_code, result.dump) == (Exit.CANCELLED, "/snap/vm.vmcore")
+    assert play.vm.runstate == "running"
+
+
+# --- a card that was lost before --------------------------------------------------------------------------------------
+
+HEAL = Options(goal=Goal.RESUME)
+WITH_CARD = ("qemu-system-x86_64", "-device", "virtio-net-pci,id=ua-standby0,failover=on,netdev=hs0", "-device",
+             "e1000e,id=primary0,bus=root1,mac=52:54:00:11:11:11,netdev=hs1,rombar=0,romfile=,acpi-index=3,"
+             "failover_pair_id=ua-standby0")  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", [STOCK_10_0, STOCK_11_1], ids=lambda profile: profile.name)
+def test_a_card_that_qemu_deleted_before_vmtui_came_is_added_as_the_command_line_has_it(profile: Profile) -> None:
+    play = Play(profile, Scenario(card=CardState.DELETED), HEAL, argv=WITH_CARD)
+    result = play.run()
+    assert (result.outcome, result.card, play.vm.card) == (Outcome.RESUMED, "plugged", {"primary0": "plugged"})
+    (added,) = play.commands("device_add")
+    assert added.arguments == {
+        "driver": "e1000e", "id": "primary0", "bus": "root1", "mac": "52:54:00:11:11:11", "netdev": "hs1", "rombar": 0,
+        "romfile": "", "acpi-index": 3, "failover_pair_id": "ua-standby0",
+    }  # fmt: skip
+
+
+def test_a_card_that_a_7_2_does_not_take_back_is_told_with_its_command() -> None:
+    play = Play(STOCK_7_2, Scenario(card=CardState.DELETED), HEAL, argv=WITH_CARD)
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.ATTENTION, Exit.ATTENTION)
+    assert any('{"execute": "device_add"' in note for note in result.notes)
+
+
+def test_a_card_of_which_no_command_line_tells_is_not_made_up() -> None:
+    play = Play(scenario=Scenario(card=CardState.DELETED), options=HEAL)
+    assert play.run().outcome is Outcome.RESUMED
+    assert play.commands("device_add") == []
+
+
+def test_a_card_that_a_late_answer_to_a_save_of_ours_costs_is_brought_back_by_itself() -> None:
+    play = Play(STOCK_10_0, Scenario(unplug_delay=None), replace(SAVE, unplug_timeout=2.0))
+    assert play.run().outcome is Outcome.CANCELLED
+    assert workflow.to_heal(play.state) is None, "as long as nothing is lost"
+    delete(play)
+    for each in play.vm.output():
+        play.step(QmpEvent(play.now, each["event"], each["data"]))
+    wish = workflow.to_heal(play.state)
+    assert wish == Options(goal=Goal.RESUME)
+    play.options = wish
+    play.step(Wish(play.now, wish))
+    assert workflow.to_heal(play.state) is None, "it is under way"
+    while not play.done:
+        play.turn()
+    assert (report(play.state).outcome, play.vm.card) == (Outcome.RESUMED, {"primary0": "plugged"})
+    assert workflow.to_heal(play.state) is None
+
+
+def test_a_card_that_somebody_else_removes_after_a_good_save_is_their_business() -> None:
+    play = Play()
+    play.run()
+    delete(play)
+    for each in play.vm.output():
+        play.step(QmpEvent(play.now, each["event"], each["data"]))
+    assert workflow.to_heal(play.state) is None

@@ -44,7 +44,9 @@ def waits_as_asked(world: World) -> bool:
 
 
 def settings_as_before(world: World) -> bool:
-    return (dict(world.vm.parameters), world.vm.capabilities) == world.before
+    vm = world.vm
+    as_before = (dict(vm.parameters), vm.capabilities) == world.before
+    return as_before and vm.panic_action == vm.scenario.panic_action
 
 
 def nothing_held(world: World) -> bool:
@@ -63,8 +65,8 @@ def broken(world: World) -> Iterator[str]:
         yield "the file is there under both names"
     if store.published and not store.whole:
         yield "a file that is not whole has its final name"
-    if outcome is Outcome.SAVED and not store.published:
-        yield "said saved, and there is no file"
+    if outcome in (Outcome.SAVED, Outcome.DUMPED) and not store.published:
+        yield f"said {outcome}, and there is no file"
     if outcome in (Outcome.FAILED, Outcome.CANCELLED, Outcome.REFUSED) and store.published:
         yield f"said {outcome}, and left a file under its final name"
 
@@ -89,6 +91,8 @@ def _broken_quietly(world: World) -> Iterator[str]:
             yield f"the guest is {vm.runstate}, {said}"
         if any(card != "plugged" for card in vm.card.values()):
             yield f"cards are {vm.card}, {said}"
+    if work.options.goal is Goal.DUMP and vm.runstate != work.baseline.runstate:
+        yield f"the guest was {work.baseline.runstate} and is {vm.runstate}, {said}"
     if vm.migrating:
         yield f"a migration runs, {said}"
     if not settings_as_before(world):

@@ -23,6 +23,7 @@ LOOKED_BACK = {
 AFTER_PREFLIGHT = {fact for phase, needs in NEEDS.items() for fact in needs if phase is not Phase.PREFLIGHT} | {Fact.YANK}
 """Facts that are looked at once more after the pre-flight."""
 TRIED = {
+    "add-card": is_.SELF_PLUG,
     "cancel": is_.PAUSE_BETWEEN_TRIES,
     "cont":   is_.PAUSE_BETWEEN_TRIES,
     "quit":   is_.PAUSE_BETWEEN_TRIES,
@@ -79,12 +80,22 @@ def _facts(state: State, now: float) -> Hashable:
     return (
         vm.link,
         vm.runstate,
+        (vm.dump.status, vm.dump.error, vm.dump_formats),
         (vm.migration.status, vm.migration.error, bool(vm.migration.transferred), vm.migration.blocked),
         tuple(vm.parameters.get(name) for name in is_.MANAGED),
         frozenset(name for name, value in vm.capabilities.items() if value),
         tuple(_card(card, now, entered, state.read_at) for card in vm.primaries),
         _order(vm),
-        (vm.config_window, vm.panicked, vm.fdsets, vm.fdsets_in_use, vm.tidying, vm.standbys, bool(vm.features.parameters)),
+        (
+            vm.config_window,
+            vm.panicked,
+            vm.panic_action,
+            vm.fdsets,
+            vm.fdsets_in_use,
+            vm.tidying,
+            vm.standbys,
+            bool(vm.features.parameters),
+        ),
         frozenset(
             (fact, _age(at, now, LOOKED_BACK[fact]), at > state.read_at, at >= entered, at >= sent, at == now)
             for fact, at in vm.seen.items()
@@ -122,6 +133,7 @@ def _work(state: State, now: float) -> Hashable:
         (work.fd_passed, work.fdset, work.names, work.reserved, work.replug_fd, work.replug_accepted),
         (work.published, work.discarded, work.interrupt, work.untold, bool(work.alarms), work.restarts > 0),
         None if work.file is None else work.file.whole,
+        work.dump_before,
         None if work.place is None else work.place.problem,
         tuple(finding.code for finding in work.findings),
     )
@@ -142,7 +154,7 @@ def _looked_at_again(work: Workflow) -> tuple[str, ...]:
         case _ if "cont" not in work.tries or work.options.then is Then.QUIT:
             return tuple(TRIED)
         case Phase.REPLUG:
-            return ("replug",)
+            return "replug", "add-card"
         case _:
             return ()
 
@@ -152,7 +164,7 @@ def _baseline(baseline: Baseline | None) -> Hashable:
         return None
     parameters = tuple(baseline.parameters.get(name) for name in is_.MANAGED)
     capabilities = frozenset(name for name, value in baseline.capabilities.items() if value)
-    return baseline.runstate, parameters, capabilities, tuple(baseline.cards.items())
+    return baseline.runstate, parameters, capabilities, tuple(baseline.cards.items()), baseline.panic_action
 
 
 def _marks(work: Workflow, now: float) -> Hashable:

@@ -20,6 +20,7 @@ WISHES: dict[str, Options] = {
     "wait":        replace(SAVE, on_stuck=OnStuck.WAIT),
     "resume":      Options(goal=Goal.RESUME),
     "check":       replace(SAVE, goal=Goal.CHECK),
+    "dump":        Options(goal=Goal.DUMP, output="/snap/vm.vmcore"),
 }  # fmt: skip
 """What the user asks for. `stop-first` is what `auto` chooses where no card is in play."""
 
@@ -75,6 +76,13 @@ REFUSED: dict[str, Scenario] = {
 }  # fmt: skip
 """Those that pre-flight sends away."""
 
+DUMPED: dict[str, Scenario] = {
+    "paused":          Scenario(runstate="paused"),
+    "panicked":        Scenario(panics=0.0, panic_action="pause"),
+    "killed-dumping":  Scenario(killed="save-vm"),
+}  # fmt: skip
+"""Those that a dump can begin with, beside others."""
+
 WITH_GUESTS = {
     "save":        tuple(GUESTS),
     "background":  ("good", "never-ejects", "no-failover", "two-cards", "no-q35", "paused-by-other", "panics-pause",
@@ -85,6 +93,7 @@ WITH_GUESTS = {
                     "killed-completed"),
     "wait":        ("slow", "panics-pause", "paused-by-other"),
     "check":       ("good",),
+    "dump":        ("good", "no-failover", "disk-full", "paused", "panicked", "killed-dumping"),
 }  # fmt: skip
 
 
@@ -97,7 +106,7 @@ class Root:
     guest: str
 
     def __call__(self) -> World:
-        guests = RESUMED if self.wish == "resume" else GUESTS | REFUSED
+        guests = {"resume": RESUMED, "dump": GUESTS | DUMPED}.get(self.wish, GUESTS | REFUSED)
         return World(PROFILES[self.profile], guests[self.guest], WISHES[self.wish])
 
     def __str__(self) -> str:

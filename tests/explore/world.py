@@ -218,15 +218,17 @@ class World:
         ram: int = 256 << 20,
         latency: float = LATENCY,
         back_after: float | None = BACK_AFTER,
-        argv: tuple[str, ...] = ("qemu-system-x86_64", "-device", "pvpanic"),
+        argv: tuple[str, ...] | None = None,
         pid: int = 1,
         store: Store | None = None,
         mode: Mode = PLAIN,
     ) -> None:
-        """`latency` and `back_after` in seconds; a connection that broke does not come back where the latter is None."""
+        """`latency` and `back_after` in seconds; a connection that broke does not come back where the latter is None.
+        Without `argv` QEMU's command line says what the scenario says of a panic."""
         self.profile = profile
         self.options = options or Options(output="/snap/vm.vmstate")
-        self.latency, self.back_after, self.argv, self.pid = latency, back_after, argv, pid
+        self.latency, self.back_after, self.pid = latency, back_after, pid
+        self.argv = ("qemu-system-x86_64", *(scenario or Scenario()).panic_words) if argv is None else argv
         self.vm = SimulatedVm(profile, scenario=scenario or Scenario(), ram=ram, schema=schema(profile.name))
         self.before = dict(self.vm.parameters), self.vm.capabilities
         self.state = State(Vm("unix:/sim"))
@@ -537,11 +539,10 @@ class World:
             said = self.vm.output()
             if self.linked:
                 self.queue += tuple(_message(each) for each in said if "QMP" not in each)
-        migration = self.vm.migration
-        if migration is not None and migration.target.target == STATE_NUMBER:
-            whole = migration.status == "completed"
-            if whole != self.store.whole:
-                self.store = replace(self.store, whole=whole)
+        migration, dump = self.vm.migration, self.vm.dump
+        made = [each for each in (migration, dump) if each is not None and each.target.target == STATE_NUMBER]
+        if made and (whole := made[-1].status == "completed") != self.store.whole:
+            self.store = replace(self.store, whole=whole)
 
     def settle(self) -> None:
         """A QEMU that has ended says what it still had to say, and then its monitor breaks."""

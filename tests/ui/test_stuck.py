@@ -121,6 +121,7 @@ def test_each_choice_says_what_follows() -> None:
     seen = with_screen(stuck(), look)
     assert "Keep waiting: 60 s more" in seen
     assert "Up to 30 s" in seen
+    assert "dump the guest's memory" in seen
 
 
 @pytest.mark.slice
@@ -134,6 +135,7 @@ def test_the_choice_that_changes_least_has_the_focus() -> None:
 def test_keep_waiting_and_cancel_are_asked_for() -> None:
     assert asked(stuck(), "enter") == [WaitWish(KEY, 60.0)]
     assert asked(stuck(), "c") == [CancelWish(KEY)]
+    assert asked(stuck(), "d") == [CancelWish(KEY, dump=True)]
 
 
 @pytest.mark.slice

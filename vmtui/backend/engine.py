@@ -62,7 +62,7 @@ from vmtui.backend.core.fleet import (
     WaitWish,
     WatchWish,
 )
-from vmtui.backend.core.model import Link, Phase, Vm
+from vmtui.backend.core.model import Link, Options, Phase, Vm
 from vmtui.backend.core.snapshot import Host, manifest
 from vmtui.backend.core.state import State, Watching
 from vmtui.backend.core.text import printable
@@ -298,6 +298,8 @@ class Session:
             self._performing = self._group.create_task(self._perform(action, self.state.actions))
         if before.busy and not self.state.busy:
             self._conclude()
+        if isinstance(event, QmpEvent) and event.name == "DEVICE_DELETED":
+            self._begin(workflow.to_heal(self.state))
 
     def _write(self, line: Any) -> None:
         if self._journal is not None:
@@ -328,6 +330,12 @@ class Session:
         if work is not None and work.outcome is not None:
             self._write(EndLine(self.state.now, work.outcome))
         self._tidy_up()
+        self._begin(workflow.follow_up(self.state))
+
+    def _begin(self, options: Options | None) -> None:
+        """What the end of one workflow, or an event after it, asks for by itself."""
+        if options is not None:
+            self._inbox.put_nowait(Wish(_now(), options, time.time()))
 
     def _tidy_up(self) -> None:
         if self._journal is not None:
@@ -486,8 +494,8 @@ class Session:
                 return Surveyed(await asyncio.to_thread(store.survey, Path(path), self._resident()))
             case Reserve(path):
                 await asyncio.to_thread(self._reserve, Path(path))
-            case Verify():
-                return Read(await asyncio.to_thread(self._verify))
+            case Verify(dump):
+                return Read(await asyncio.to_thread(self._verify, dump=dump))
             case Publish():
                 partial, value = self._the_partial(), manifest(self.state, self._host())
                 await asyncio.to_thread(partial.publish, value)
@@ -521,9 +529,9 @@ class Session:
         self._journal.write(BaselineLine(_now(), msgspec.to_builtins(work.options), baseline, inode))
         self._journal.commit(self.state.vm.name or self.state.vm.uuid)
 
-    def _verify(self) -> Any:
+    def _verify(self, *, dump: bool) -> Any:
         began = time.monotonic()
-        report = self._the_partial().verify(self._stop)
+        report = self._the_partial().verify(self._stop, dump=dump)
         return msgspec.structs.replace(report, seconds=round(time.monotonic() - began, 6))
 
     def _the_partial(self) -> store.Partial:
@@ -564,8 +572,8 @@ def _wished(request: VmRequest, now: float) -> AnyEvent:
     match request:
         case Begin(_, options):
             return Wish(now, options, time.time())
-        case CancelWish(_, text):
-            return Cancel(now, text)
+        case CancelWish(_, text, dump):
+            return Cancel(now, text, dump)
         case TuneWish(_, parameters, capabilities):
             return Tune(now, parameters, capabilities)
         case WaitWish(_, seconds):
@@ -577,8 +585,10 @@ def _wished(request: VmRequest, now: float) -> AnyEvent:
 
 
 def finished(view: VmView | None) -> bool:
-    """Whether the workflow of a VM has ended."""
-    return view is not None and view.state.work is not None and view.state.work.phase is Phase.DONE
+    """Whether the workflow of a VM has ended, and what follows it too."""
+    if view is None or view.state.work is None or view.state.work.phase is not Phase.DONE:
+        return False
+    return workflow.follow_up(view.state) is None
 
 
 def _now() -> float:

@@ -16,7 +16,7 @@ from vmtui.backend.config import private_directory, runtime_dir
 from vmtui.backend.core import cmdline
 from vmtui.backend.core.cmdline import RestoreCommand
 from vmtui.backend.core.errors import RefusedError, StoreError, Unreachable, VmtuiError
-from vmtui.backend.core.snapshot import SUFFIX, Manifest, ManifestError, read_manifest
+from vmtui.backend.core.snapshot import SUFFIX, Kind, Manifest, ManifestError, read_manifest
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address
 from vmtui.backend.qmp import Monitor
@@ -60,6 +60,9 @@ def plan(path: Path) -> Plan:
     """Look at everything that restoring needs. Raises StoreError, RefusedError: nothing was started."""
     path = path.absolute()
     manifest = _manifest(path)
+    if manifest.kind is not Kind.STATE:
+        shown = printable(str(path), 300)
+        raise RefusedError(f"{shown} is a core dump, which no QEMU can run on from: look at it with crash or drgn")
     _whole(path)
     if not manifest.argv:
         raise RefusedError(

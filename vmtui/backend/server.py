@@ -23,7 +23,8 @@ from msgspec.structs import replace
 from vmtui.backend import config, discovery, journal, wire
 from vmtui.backend.core.errors import RefusedError, StoreError, UsageError, VmtuiError
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, TuneWish, VmView, WatchWish
-from vmtui.backend.core.state import Watching
+from vmtui.backend.core.result import left_unanswered
+from vmtui.backend.core.state import Watching, as_told, given_up_save
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address
 from vmtui.backend.engine import Engine
@@ -41,6 +42,8 @@ APART = 0.02
 BACKLOG = 1024
 FOLLOWED = 4096
 """VMs of one front end."""
+LATE = 600.0
+"""Seconds that a VM is watched whose guest was asked for its card and has not answered."""
 LOG_SIZE = 1 << 20
 LONGEST_PATH = 107
 """Bytes of a socket's path that Linux takes."""
@@ -221,10 +224,13 @@ class Server:
     def _busy(self) -> list[str]:
         return [key for key, view in self._engine.views.items() if view.state.busy]
 
+    def _needed(self) -> bool:
+        return any(view.state.busy or _may_lose_its_card(view) for view in self._engine.views.values())
+
     async def _until_over(self) -> None:
         alone_since = time.monotonic()
         while True:
-            if self._busy() or (self._fronts and not self._ending.is_set()):
+            if self._busy() or (not self._ending.is_set() and (self._fronts or self._needed())):
                 alone_since = time.monotonic()
             elif self._ending.is_set() or time.monotonic() - alone_since >= self._linger:
                 return
@@ -361,7 +367,10 @@ class Server:
     def _let_go(self, keys: tuple[str, ...]) -> None:
         """A monitor serves one client: it is given back as soon as nobody here needs it."""
         for key in keys:
-            if not any(key in front.followed for front in self._fronts):
+            view = self._engine.views.get(key)
+            if view is not None and _may_lose_its_card(view):
+                asyncio.get_running_loop().call_later(LATE, self._let_go, (key,))
+            elif not any(key in front.followed for front in self._fronts):
                 self._engine.forget(key)  # not while it is worked on: `_ended` comes here again
 
     # --- what was left unfinished
@@ -377,6 +386,14 @@ class Server:
                 except VmtuiError as error:
                     self._say(f"cannot go on with {name}: {printable(str(error), 500)}")
             await asyncio.to_thread(journal.tidy)
+
+
+def _may_lose_its_card(view: VmView) -> bool:
+    """Its guest was asked for its card, never answered, and may still: then the card is to be brought back at once."""
+    saved = given_up_save(view.state) or as_told(view.state).work
+    if saved is None or saved.outcome is None or not left_unanswered(saved):
+        return False
+    return time.monotonic() - saved.timeline[-1][1] < LATE
 
 
 # --- the process --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from vmtui.backend.config import sync_directory
 from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.fleet import Reading, Shelf, Snapshot, Standing
-from vmtui.backend.core.snapshot import SUFFIX, Manifest, ManifestError, read_manifest
+from vmtui.backend.core.snapshot import SUFFIX, Kind, Manifest, ManifestError, read_manifest
 from vmtui.backend.core.text import printable
 from vmtui.backend.store import PARTIAL, being_written
 from vmtui.backend.stream import StreamReport, read_stream
@@ -56,7 +56,9 @@ def _snapshot(path: Path, names: set[str]) -> Snapshot | None:
         snapshot = one(path)
     except OSError:
         return None  # it went while we looked
-    return snapshot if named or snapshot.manifest is not None else None
+    if snapshot.manifest is not None:
+        return snapshot if snapshot.manifest.kind is Kind.STATE else None
+    return snapshot if named else None
 
 
 Judgement = tuple[Standing, str, Manifest | None]

@@ -166,8 +166,8 @@ class Qemu:
                 self._second = _SecondMonitor(self.spec.monitor, self.vm, self._loop, self._answer_second)
                 sockets.append(str(self.spec.monitor))
             machine = machine_of(vm)
-            panic_device = self.spec.world.scenario.panic_device
-            words = command_line(vm.name, uuid(vm), machine, vm.ram, sockets, panic_device=panic_device)
+            devices = (*vm.scenario.panic_words, *card_words(vm))
+            words = command_line(vm.name, uuid(vm), machine, vm.ram, sockets, devices)
             self._body = Body(lifeline, words)
             peer = process(self._body.pid)
             start_time = peer.start_time if peer else 0
@@ -685,7 +685,16 @@ class _Files:
         return any(file.finished for file in self._files.values())
 
     def ends_with_next_timer(self) -> bool:
-        """A background snapshot says `completed` with the same timer that ends the copy: everything is due before."""
+        """What is said to be complete with the same timer that ends it: everything is due before."""
+        return self._background_ends() or self._dump_ends()
+
+    def _dump_ends(self) -> bool:
+        vm = self._vm
+        if not vm.dumping or vm.dump.target.scheme not in _WRITABLE or vm.dump.target.limit is not None:
+            return False
+        return vm.next_at() == vm.timers["dump"] and not self._is_finished(vm.dump.target.target)
+
+    def _background_ends(self) -> bool:
         vm, migration = self._vm, self._vm.migration
         if migration is None or not migration.background or not migration.runs or "pass" not in vm.timers:
             return False
@@ -728,18 +737,21 @@ class _Files:
         return StreamFile(Target(where, 0o600), save, min(1.0, self._limit / size) if size else 1.0)
 
     def _dump(self, where: int | str) -> DumpFile:
-        total = self._vm.dump.total
-        return DumpFile(Target(where, 0o400), total, min(1.0, self._limit / total) if total else 1.0)
+        dump = self._vm.dump
+        share = min(1.0, self._limit / dump.total) if dump.total else 1.0
+        return DumpFile(Target(where, 0o400), dump.format, dump.total, share)
 
     def _finish(self) -> None:
         """The VM stands and the rest goes out: write it all now, before anybody may say that it is done."""
+        if self._dump_ends() and self._vm.dump.target.target not in self._failed:
+            self._file(self._vm.dump.target.target, "dump").finish("", 0)
         vm, migration = self._vm, self._vm.migration
         if migration is None or migration.status not in _FLOWING or migration.target.scheme not in _WRITABLE:
             return
         where, limit, stream = migration.target.target, migration.target.limit, vm.settled_stream()
         if where in self._failed or self._is_finished(where) or (limit is not None and limit <= stream.sent + stream.left):
             return
-        if migration.switched_at is not None or self.ends_with_next_timer():
+        if migration.switched_at is not None or self._background_ends():
             self._file(where, "stream").finish(saved_runstate(vm, migration), int(stream.left))
 
     def work(self) -> dict[int | str, str]:
@@ -786,6 +798,16 @@ class _Files:
         self._files.clear()
         while self.owned:
             os.close(self.owned.pop())
+
+
+def card_words(vm: SimulatedVm) -> tuple[str, ...]:
+    """What a command line says of its failover primaries."""
+    given = (
+        f"e1000e,id={card.id},bus={card.bus},netdev={card.netdev},mac={card.mac},rombar=0,romfile=,"
+        f"failover_pair_id={card.standby}"
+        for card in vm.cards
+    )
+    return tuple(word for words in given for word in ("-device", words))
 
 
 def saved_runstate(vm: SimulatedVm, migration: Migration) -> str:

@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import suppress
 
 from vmtui.backend.core.sim import FdKind
-from vmtui.backend.core.sim.savefile import BATCH, PAGE, RECORD, SaveFile, dump_head
+from vmtui.backend.core.sim.savefile import BATCH, PAGE, RECORD, SaveFile, dump_ends
 
 PIPE_PATIENCE = 50
 """Milliseconds that one call waits for a reader."""
@@ -154,16 +154,21 @@ class StreamFile(File):
 
 
 class DumpFile(File):
-    """A memory dump: an ELF header, and nothing behind it."""
+    """A memory dump: what its format begins and ends with, and nothing between."""
 
-    def __init__(self, target: Target, total: int, share: float) -> None:
+    def __init__(self, target: Target, dump_format: str, total: int, share: float) -> None:
         super().__init__(target)
-        self._share = share
+        self._total, self._share = total, share
         self._sent = self._written = 0
-        self._head = dump_head(int(total * share))
+        self._size = int(total * share)
+        self._head, self._tail = dump_ends(dump_format, self._size)
 
     def sent(self, size: int) -> None:
         self._sent += size
+
+    def finish(self, runstate: str, left: int) -> None:
+        self._sent = self._total
+        self.finished = True
 
     @property
     def _bytes_due(self) -> int:
@@ -175,7 +180,15 @@ class DumpFile(File):
 
     def _next(self) -> bytes:
         due = self._bytes_due
-        head, self._head = self._head[:due], self._head[due:]
-        piece = head or BLANK[: max(due, 0)]
+        piece = self._piece(max(due, 0), self._size - len(self._tail) - self._written)
         self._written += len(piece)
         return piece
+
+    def _piece(self, due: int, before_tail: int) -> bytes:
+        head, self._head = self._head[:due], self._head[due:]
+        if head:
+            return head
+        if before_tail > 0:
+            return BLANK[: min(due, before_tail)]
+        tail, self._tail = self._tail[:due], self._tail[due:]
+        return tail

@@ -53,10 +53,11 @@ def records(directory: Path) -> Iterator[Record]:
 
 
 def command_line(
-    name: str, uuid: str, machine: str, memory: int, paths: Sequence[str], *, panic_device: bool
+    name: str, uuid: str, machine: str, memory: int, paths: Sequence[str], devices: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """What a QEMU with this VM in it would have been started with, as far as anybody looks. `paths`: of its monitors."""
-    options = (
+    """What a QEMU with this VM in it would have been started with, as far as anybody looks. `paths`: of its monitors;
+    `devices`: the words about a panic, and about failover cards."""
+    return (
         "-name",
         name,
         "-uuid",
@@ -66,8 +67,8 @@ def command_line(
         "-m",
         f"{memory >> 20}M",
         *(word for path in paths for word in ("-qmp", f"unix:{path},server=on")),
+        *devices,
     )
-    return (*options, "-device", "pvpanic") if panic_device else options
 
 
 class Body:

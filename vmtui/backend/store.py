@@ -18,6 +18,7 @@ import re
 import stat
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.model import FileReport, Place
 from vmtui.backend.core.snapshot import SUFFIX, Manifest, ManifestError, read_manifest
 from vmtui.backend.core.text import printable
-from vmtui.backend.stream import StreamReport, read_stream
+from vmtui.backend.corefile import read_dump
+from vmtui.backend.stream import read_stream
 
 PARTIAL = ".partial"
 STANDS_STILL = 1.0
@@ -111,6 +113,22 @@ def _manifest_begun(path: Path) -> set[int]:
     return found
 
 
+Reader = Callable[[Path, "StopFlag"], FileReport]
+
+
+def _read_state(path: Path, stop: "StopFlag") -> FileReport:
+    report = read_stream(path, stop=stop)
+    return FileReport(
+        size=report.size,
+        whole=report.whole,
+        trouble=report.trouble or "",
+        machine=report.machine or "",
+        runstate=report.runstate or "",
+        devices=len(report.devices),
+        ram_blocks=len(report.ram_blocks),
+    )
+
+
 class Partial:
     """A state that is being written: it becomes a snapshot by `publish`, or it is gone after `discard`."""
 
@@ -173,29 +191,21 @@ class Partial:
         os.lseek(self.fd, 0, os.SEEK_SET)
         return self.fd
 
-    def verify(self, stop: "StopFlag") -> FileReport:
-        """Read the stream through and sync it to the disk. Raises StoreError, StreamInterrupted."""
+    def verify(self, stop: "StopFlag", *, dump: bool = False) -> FileReport:
+        """Read the stream, or the dump, through and sync it to the disk. Raises StoreError, StreamInterrupted."""
         try:
-            report = self._read_until_it_stands_still(stop)
+            report = self._read_until_it_stands_still(read_dump if dump else _read_state, stop)
             if report.whole:
                 os.fsync(self.fd)
         except OSError as error:
             raise StoreError(f"cannot read back {_shown(self.partial)}: {os.strerror(error.errno or 0)}") from error
-        return FileReport(
-            size=report.size,
-            whole=report.whole,
-            trouble=report.trouble or "",
-            machine=report.machine or "",
-            runstate=report.runstate or "",
-            devices=len(report.devices),
-            ram_blocks=len(report.ram_blocks),
-        )
+        return report
 
-    def _read_until_it_stands_still(self, stop: "StopFlag") -> StreamReport:
+    def _read_until_it_stands_still(self, read: Reader, stop: "StopFlag") -> FileReport:
         """`exec:` says completed before its program has written the last of it: what still grows is read again."""
         name = self.path if self._is_ours(self.path) else self.partial
         while True:
-            report = read_stream(name, stop=stop)
+            report = read(name, stop)
             age = time.time() - name.stat().st_mtime
             if report.whole or not 0 <= age < STANDS_STILL:
                 return report

@@ -20,7 +20,7 @@ from vmtui.screens.base import ShowingScreen
 from vmtui.widgets.drawn import Drawn
 from vmtui.widgets.look import COLOURS, said
 
-KEYS = {"wait": "w", "cancel": "c", "resume": "r"}
+KEYS = {"wait": "w", "cancel": "c", "dump": "d", "resume": "r"}
 
 
 class StuckScreen(ShowingScreen, ModalScreen[None]):
@@ -48,6 +48,7 @@ class StuckScreen(ShowingScreen, ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("w", "choose('wait')", "Wait", id="stuck.wait", show=False),
         Binding("c", "choose('cancel')", "Cancel", id="stuck.cancel", show=False),
+        Binding("d", "choose('dump')", "Dump", id="stuck.dump", show=False),
         Binding("r", "choose('resume')", "Resume", id="stuck.resume", show=False),
         Binding("escape", "close", "Look on", id="stuck.close", show=False),
         Binding("down", "app.focus_next", "Next", id="stuck.next", show=False),
@@ -118,7 +119,7 @@ class StuckScreen(ShowingScreen, ModalScreen[None]):
     def _wish(self, what: str) -> Request:
         if what == "wait":
             return WaitWish(self.key, MORE_TIME)
-        return CancelWish(self.key) if what == "cancel" else LetRunWish(self.key)
+        return LetRunWish(self.key) if what == "resume" else CancelWish(self.key, dump=what == "dump")
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:

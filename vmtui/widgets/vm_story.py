@@ -21,6 +21,7 @@ OF_FINDING = {Level.BLOCKING: Tone.BAD, Level.WARNING: Tone.WARN, Level.NOTE: To
 OF_END = {
     Outcome.SAVED: Tone.GOOD,
     Outcome.RESUMED: Tone.GOOD,
+    Outcome.DUMPED: Tone.GOOD,
     Outcome.CHECKED: Tone.DIM,
     Outcome.REFUSED: Tone.WARN,
     Outcome.FAILED: Tone.WARN,

@@ -473,6 +473,25 @@ def memory(argv: Sequence[str]) -> int | None:
     return int(float(match[1]) * 1024 ** "bkmgtpe".index(match[2].lower() or "m"))
 
 
+def panic_action(argv: Sequence[str]) -> str:
+    """`-action panic=`, or QEMU's default; empty where the command line is not known, or not all of it (-readconfig)."""
+    if not argv or any(option.name == "readconfig" for option in options(argv)):
+        return ""
+    return _last(argv, frozenset({"action"}), "panic") or "shutdown"
+
+
+def panic_ends(argv: Sequence[str]) -> bool:
+    """Whether a panic ends QEMU: its panic action says so, and `-no-shutdown`, or `-action shutdown=pause`, does not."""
+    action = panic_action(argv)
+    return action == "exit-failure" or (action == "shutdown" and _shutdown_action(argv) != "pause")
+
+
+def _shutdown_action(argv: Sequence[str]) -> str:
+    given = (option for option in options(argv) if option.name in {"action", "no-shutdown"})
+    said = ["pause" if option.name == "no-shutdown" else arguments(option).get("shutdown") for option in given]
+    return next((value for value in reversed(said) if value), "poweroff")
+
+
 def devices(argv: Sequence[str]) -> tuple[Arguments, ...]:
     """Every `-device`; its `driver` and `id` are among the pairs."""
     return tuple(arguments(option) for option in options(argv) if option.name == "device")

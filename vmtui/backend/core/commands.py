@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from vmtui.backend.core.model import Fact, Features, FileReport, Migration, Place, Primary, Setting, Vm
+from vmtui.backend.core.model import Dump, Fact, Features, FileReport, Migration, Place, Primary, Setting, Vm
 
 STATE_FD = "vmtui-state"
 """The name under which QEMU gets the file: of a descriptor (getfd), or as the opaque of an fd set (add-fd)."""
@@ -53,7 +53,10 @@ class Reserve(msgspec.Struct, frozen=True, tag="reserve"):
 
 
 class Verify(msgspec.Struct, frozen=True, tag="verify"):
-    """Read the finished stream through and sync it."""
+    """Read the finished file through and sync it."""
+
+    dump: bool = False
+    """It is to be a core dump, and not a stream."""
 
 
 class Publish(msgspec.Struct, frozen=True, tag="publish"):
@@ -117,6 +120,14 @@ class ConfigWords(msgspec.Struct, frozen=True, tag="config-words"):
     words: tuple[int, int] | None
 
 
+class Dumping(msgspec.Struct, frozen=True, tag="dump"):
+    now: Dump
+
+
+class Formats(msgspec.Struct, frozen=True, tag="formats"):
+    names: tuple[str, ...]
+
+
 class Surveyed(msgspec.Struct, frozen=True, tag="place"):
     place: Place
 
@@ -126,7 +137,8 @@ class Read(msgspec.Struct, frozen=True, tag="file"):
 
 
 Learned = (
-    Text | Runstate | MigrationNow | Settings | Offered | Number | Devices | FdSets | ConfigWords | Surveyed | Read
+    Text | Runstate | MigrationNow | Settings | Offered | Number | Devices | FdSets | ConfigWords | Dumping | Formats
+    | Surveyed | Read
 )  # fmt: skip
 
 
@@ -169,6 +181,8 @@ QUERIES: dict[Fact, Callable[[Vm], Command | None]] = {
     Fact.CARDS:         _cards,
     Fact.FDSETS:        _ask("query-fdsets", Fact.FDSETS),
     Fact.YANK:          _ask("query-yank", Fact.YANK),
+    Fact.DUMP:          _ask("query-dump", Fact.DUMP),
+    Fact.DUMP_FORMATS:  _ask("query-dump-guest-memory-capability", Fact.DUMP_FORMATS),
 }  # fmt: skip
 
 
@@ -271,6 +285,7 @@ def features(schema: Any) -> Features:
         pause_vm="pause-vm" in parameters,
         background_snapshot="background-snapshot" in _enum(names),
         channels="file" in {each["case"] for each in address.get("variants", ())},
+        set_action="panic" in of("set-action"),
         parameters=tuple(_parameter(parameters[name], types) for name in sorted(parameters)),
         capabilities=tuple(
             Setting(name, "bool", marks=tuple(marks))
@@ -398,6 +413,11 @@ def fdsets(value: Any) -> FdSets:
     )
 
 
+def dump(value: Any) -> Dump:
+    """query-dump, and what DUMP_COMPLETED tells as its result."""
+    return Dump(_get(value, "status", str), _count(value, "completed"), _count(value, "total"))
+
+
 _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
     Fact.NAME:          lambda value: Text(str(_expect(value, dict).get("name", ""))),
     Fact.UUID:          lambda value: Text(_uuid(_get(value, "UUID", str))),
@@ -411,5 +431,7 @@ _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
     Fact.DEVICES:       lambda value: devices(_expect(value, str)),
     Fact.FDSETS:        fdsets,
     Fact.YANK:          tidying,
+    Fact.DUMP:          lambda value: Dumping(dump(value)),
+    Fact.DUMP_FORMATS:  lambda value: Formats(tuple(_expect(each, str) for each in _get(value, "formats", list))),
     Fact.CONFIG_WINDOW: lambda value: Number(config_window(_expect(value, str))),
 }  # fmt: skip

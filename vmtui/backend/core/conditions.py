@@ -4,6 +4,7 @@ from typing import Any
 
 from vmtui.backend.core import facts, preflight
 from vmtui.backend.core.model import (
+    DUMP_STANDS,
     ENDED_STATES,
     Card,
     Fact,
@@ -37,6 +38,8 @@ MANAGED = ("max-bandwidth", "mode", "pause-vm", "tls-creds")
 SAVING = frozenset({Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE})
 MIGRATING = SAVING | {Phase.REPLUG}
 """Phases that start a migration of vmtui's own."""
+GUARDED = SAVING | {Phase.CANCEL, Phase.FINISH, Phase.RESUME, Phase.REPLUG}
+"""Phases in which a panic must not end QEMU: until the guest runs on, and its card is back."""
 
 TRIES = 3
 CONT_TRIES = 20
@@ -139,13 +142,26 @@ def only_resuming(state: State) -> bool:
     return the_work(state).options.goal is Goal.RESUME
 
 
+def only_dumping(state: State) -> bool:
+    return the_work(state).options.goal is Goal.DUMP
+
+
+def dump_formats_unknown(state: State) -> bool:
+    return only_dumping(state) and Fact.DUMP_FORMATS not in state.vm.seen
+
+
+def dump_unknown(state: State) -> bool:
+    """Whether somebody dumps it already."""
+    return only_dumping(state) and Fact.DUMP not in state.vm.seen
+
+
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
 def wanted_parameters(state: State) -> dict[str, Any]:
     """The migration parameters that this phase wants, of those that vmtui changes."""
     work = the_work(state)
-    if work.baseline is None:
+    if work.baseline is None or only_dumping(state):
         return {}
     before = work.baseline.parameters
     wanted: dict[str, Any] = {name: before[name] for name in MANAGED if name in before}
@@ -170,7 +186,7 @@ def _bandwidth(work: Workflow) -> int:
 def wanted_capabilities(state: State) -> dict[str, bool]:
     """The migration capabilities that this phase wants, of those that vmtui changes and this QEMU has."""
     work = the_work(state)
-    if work.baseline is None:
+    if work.baseline is None or only_dumping(state):
         return {}
     before = work.baseline.capabilities
     unfit = (*INCOMPATIBLE, *(INCOMPATIBLE_WITH_BACKGROUND if work.strategy is Strategy.BACKGROUND else ()))
@@ -191,6 +207,23 @@ def parameters_not_as_wanted(state: State) -> bool:
 
 def capabilities_not_as_wanted(state: State) -> bool:
     return bool(differing(wanted_capabilities(state), state.vm.capabilities))
+
+
+def wanted_panic_action(state: State) -> str:
+    """What QEMU is to do on a panic in this phase; empty where that is none of our business."""
+    work = the_work(state)
+    before = work.baseline.panic_action if work.baseline is not None else ""
+    return "pause" if before and work.phase in GUARDED else before
+
+
+def panic_action_not_as_wanted(state: State) -> bool:
+    """Also where nobody knows it: what cannot be asked is said once more."""
+    wanted = wanted_panic_action(state)
+    return bool(wanted) and state.vm.panic_action != wanted
+
+
+def may_try_panic_action(state: State) -> bool:
+    return the_work(state).tries.get("set-panic-action", 0) < TRIES
 
 
 def may_try_parameters(state: State) -> bool:
@@ -217,8 +250,9 @@ def guest_panicked(state: State) -> bool:
 
 
 def not_finalized(state: State) -> bool:
-    """The migration has completed and QEMU has not tidied up behind it: it would refuse `cont` for a moment."""
-    return state.vm.runstate == "finish-migrate"
+    """The migration or the dump has completed, and QEMU has not tidied up behind it: it would refuse `cont` for a moment,
+    or lets the guest run on by itself."""
+    return state.vm.runstate in {"finish-migrate", DUMP_STANDS}
 
 
 def should_run(state: State) -> bool:
@@ -374,7 +408,46 @@ def unplug_time_is_up(state: State) -> bool:
 
 
 def stuck_means_cancel(state: State) -> bool:
-    return the_work(state).options.on_stuck is OnStuck.CANCEL
+    return the_work(state).options.on_stuck is not OnStuck.WAIT
+
+
+# --- the dump -----------------------------------------------------------------------------------------------------
+
+
+def dump_sent(state: State) -> bool:
+    """A dump that runs without this is somebody else's."""
+    return the_work(state).sent is not Sent.NO
+
+
+def dump_not_sent(state: State) -> bool:
+    return the_work(state).sent is Sent.NO
+
+
+def dump_running(state: State) -> bool:
+    return state.vm.dump.status == "active"
+
+
+def dump_completed(state: State) -> bool:
+    return state.vm.dump.status == "completed"
+
+
+def dump_failed(state: State) -> bool:
+    return state.vm.dump.status == "failed"
+
+
+def dump_never_arrived(state: State) -> bool:
+    """Nobody knows whether it was taken; none runs, and the last one is what it was. Once more does no harm."""
+    work = the_work(state)
+    return work.sent is Sent.UNKNOWN and not dump_running(state) and state.vm.dump.status == work.dump_before
+
+
+def dump_is_complete(state: State) -> bool:
+    """Ours is, not the one before it."""
+    return dump_sent(state) and dump_completed(state) and not dump_never_arrived(state)
+
+
+def dump_tried_enough(state: State) -> bool:
+    return the_work(state).tries.get("dump", 0) >= TRIES
 
 
 # --- cancelling ---------------------------------------------------------------------------------------------------
@@ -406,7 +479,7 @@ def expected_cards(state: State) -> tuple[Primary, ...]:
         return ()
     wanted = {Card.PLUGGED, Card.NOT_PROVED}
     if work.options.goal is Goal.RESUME:
-        wanted.add(Card.OUT)
+        wanted |= {Card.OUT, Card.DELETED}
     return tuple(card for card in state.vm.primaries if work.baseline.cards.get(card.device_id) in wanted)
 
 
@@ -431,6 +504,17 @@ def replug_was_possible(state: State) -> bool:
 
 def card_deleted(state: State) -> bool:
     return any(card.card is Card.DELETED for card in expected_cards(state))
+
+
+def may_add_card(state: State) -> bool:
+    """QEMU adds nothing during a migration; a 7.2 refuses a card of its command line until the guest reboots."""
+    return migration_ended(state) and the_work(state).tries.get("add-card", 0) < TRIES
+
+
+def card_is_new(state: State) -> bool:
+    """It was added just now, and the guest needs a moment to find it."""
+    added = the_work(state).tried_at.get("add-card")
+    return added is not None and state.now - added < SELF_PLUG
 
 
 def cards_are_back(state: State) -> bool:

@@ -29,8 +29,10 @@ from vmtui.backend.core.model import (
     Fact,
     Link,
     Migration,
+    OnStuck,
     Phase,
     Sent,
+    Strategy,
     Then,
     Trouble,
     Vm,
@@ -41,11 +43,25 @@ from vmtui.backend.core.state import State, alarm, give_up, note, the_work
 PIPE_FD = "vmtui-replug"
 REPLUG_URIS = {"pipe": f"fd:{PIPE_FD}", "false": "exec:false", "throttle": "exec:cat > /dev/null"}
 ESSENTIAL = frozenset(
-    {Fact.STATUS, Fact.MIGRATION, Fact.PARAMETERS, Fact.CAPABILITIES, Fact.DEVICES, Fact.FEATURES, Fact.CARDS, Fact.FDSETS}
+    {
+        Fact.STATUS,
+        Fact.MIGRATION,
+        Fact.PARAMETERS,
+        Fact.CAPABILITIES,
+        Fact.DEVICES,
+        Fact.FEATURES,
+        Fact.CARDS,
+        Fact.FDSETS,
+        Fact.DUMP,
+    }
 )
 """Facts without which nothing can be promised."""
-FORWARD = frozenset({Phase.PREFLIGHT, Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE})
+FORWARD = frozenset({Phase.PREFLIGHT, Phase.PREPARE, Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.DUMP})
 """Phases in which a refusal means: give up. In the others it is noted, and tried again a counted number of times."""
+
+
+NOT_WRITTEN = ("failed to write", "failed to save memory")
+"""What QEMU says of a dump whose file takes no more: of elf with the system's reason, of kdump without."""
 
 
 def send(state: State, action: Action) -> State:
@@ -84,8 +100,20 @@ def survey(state: State) -> State:
     return send(state, Survey(the_work(state).options.output))
 
 
+def ask_dump_formats(state: State) -> State:
+    return _ask(state, Fact.DUMP_FORMATS)
+
+
+def ask_dump(state: State) -> State:
+    return _ask(state, Fact.DUMP)
+
+
 def decide(state: State) -> State:
     work = the_work(state)
+    if is_.only_dumping(state):
+        chosen, why = preflight.choose_format(state.vm, work.options, work.place)
+        found = preflight.findings(state.vm, work.options, Strategy.DUMP, work.place)
+        return _with(state, strategy=Strategy.DUMP, dump_format=chosen, why=why, findings=found)
     strategy, why = preflight.choose(state.vm, work.options.strategy)
     found = preflight.findings(state.vm, work.options, strategy, work.place)
     return _with(state, strategy=strategy, why=why, findings=found)
@@ -100,9 +128,14 @@ def refuse(state: State) -> State:
 
 
 def take_baseline(state: State) -> State:
+    if is_.only_resuming(state):
+        lost = preflight.lost_cards(state.vm)
+        state = replace(state, vm=replace(state.vm, primaries=(*state.vm.primaries, *lost)))
     vm = state.vm
     cards = {card.device_id: card.card for card in vm.primaries}
-    return _with(state, baseline=Baseline(vm.runstate, dict(vm.parameters), dict(vm.capabilities), cards))
+    panic_action = vm.panic_action if preflight.guards(vm, the_work(state).options) else ""
+    baseline = Baseline(vm.runstate, dict(vm.parameters), dict(vm.capabilities), cards, panic_action)
+    return _with(state, baseline=baseline)
 
 
 # --- forward ------------------------------------------------------------------------------------------------------
@@ -121,6 +154,14 @@ def set_capabilities(state: State) -> State:
 def set_parameters(state: State) -> State:
     changes = is_.differing(is_.wanted_parameters(state), state.vm.parameters)
     return tried(send(state, Command("migrate-set-parameters", changes)), "set-parameters")
+
+
+def set_panic_action(state: State) -> State:
+    return tried(send(state, Command("set-action", {"panic": is_.wanted_panic_action(state)})), "set-panic-action")
+
+
+def _panic_action_is(state: State, action: str) -> State:
+    return replace(state, vm=replace(state.vm, panic_action=action))
 
 
 def uses_fdset(vm: Vm) -> bool:
@@ -196,14 +237,17 @@ def blame_guest(state: State) -> State:
     if state.vm.migration.status != "wait-unplug":
         return give_up(state, Trouble.QEMU, f"QEMU did not get past {state.vm.migration.status!r} within {waited:g} s")
     if state.vm.runstate != "running":
-        return give_up(state, Trouble.STUCK, f"the guest is {state.vm.runstate}: it cannot let go of its card")
-    return give_up(
-        state, Trouble.STUCK, f"the guest did not let go of its network card within {waited:g} s; it may have crashed"
-    )
+        return _stuck(state, f"the guest is {state.vm.runstate}: it cannot let go of its card")
+    return _stuck(state, f"the guest did not let go of its network card within {waited:g} s; it may have crashed")
 
 
 def blame_crash(state: State) -> State:
-    return give_up(state, Trouble.STUCK, "the guest panicked: it can no longer let go of its card")
+    return _stuck(state, "the guest panicked: it can no longer let go of its card")
+
+
+def _stuck(state: State, text: str) -> State:
+    dumps = the_work(state).options.on_stuck is OnStuck.DUMP
+    return give_up(_with(state, dump_next=dumps), Trouble.STUCK, text)
 
 
 def blame_unseen_card(state: State) -> State:
@@ -212,6 +256,40 @@ def blame_unseen_card(state: State) -> State:
 
 def blame_stop(state: State) -> State:
     return give_up(state, Trouble.QEMU, "QEMU does not stop the guest")
+
+
+# --- the dump -----------------------------------------------------------------------------------------------------
+
+
+def hand_over_dump(state: State) -> State:
+    """By name: of a dump every QEMU takes a regular file so."""
+    return _hand_over(state, STATE_FD, Fd.STATE)
+
+
+def dump(state: State) -> State:
+    """dump-guest-memory, beside which the monitor can be used: QEMU stops the guest, and lets it run on, by itself."""
+    work, vm = the_work(state), state.vm
+    where = f"fd:{STATE_FD}" if vm.fd_passing else f"file:{work.options.output}.partial"
+    arguments = {"paging": False, "protocol": where, "detach": True, "format": work.dump_format}
+    sent = _forget(send(state, Command("dump-guest-memory", arguments)), Fact.DUMP)
+    return _mark(_with(tried(sent, "dump"), sent=Sent.UNKNOWN, dump_before=vm.dump.status), asked=state.now)
+
+
+def try_dump_again(state: State) -> State:
+    return _with(state, sent=Sent.NO, fd_passed=False)
+
+
+def blame_silent_dump(state: State) -> State:
+    return give_up(
+        _with(state, sent=Sent.NO), Trouble.QEMU, "QEMU did not answer to dump-guest-memory, and did not begin it"
+    )
+
+
+def blame_dump(state: State) -> State:
+    reason = state.vm.dump.error or "QEMU gives no reason"
+    could_not_write = any(words in reason for words in NOT_WRITTEN)
+    text = f"the dump failed: {reason}" + ("; is there room enough?" if could_not_write else "")
+    return give_up(state, Trouble.STORE if could_not_write else Trouble.QEMU, text)
 
 
 # --- back ---------------------------------------------------------------------------------------------------------
@@ -266,6 +344,13 @@ def note_card_out(state: State) -> State:
     return note(state, f"card {names} could not be proved to be back; try again: vmtui resume VM")
 
 
+def add_card(state: State) -> State:
+    """A card that QEMU deleted, as it was: what is there then is listed and proved anew."""
+    card = next(each for each in is_.expected_cards(state) if each.card is Card.DELETED)
+    sent = tried(send(state, Command("device_add", dict(result.device_arguments(card)))), "add-card")
+    return _forget(sent, Fact.DEVICES, Fact.CARDS)
+
+
 def note_deleted(state: State) -> State:
     for card in is_.expected_cards(state):
         if card.card is Card.DELETED:
@@ -300,7 +385,7 @@ def _hand_over(state: State, name: str, fd: Fd) -> State:
 
 
 def verify(state: State) -> State:
-    return send(state, Verify())
+    return send(state, Verify(dump=is_.only_dumping(state)))
 
 
 def publish(state: State) -> State:
@@ -313,7 +398,8 @@ def discard(state: State) -> State:
 
 def blame_file(state: State) -> State:
     report = the_work(state).file
-    return give_up(state, Trouble.STORE, f"the state that QEMU wrote is not whole: {report.trouble if report else ''}")
+    what = "dump" if is_.only_dumping(state) else "state"
+    return give_up(state, Trouble.STORE, f"the {what} that QEMU wrote is not whole: {report.trouble if report else ''}")
 
 
 def keep_only_copy(state: State) -> State:
@@ -352,7 +438,7 @@ def blame_unreachable(state: State) -> State:
 
 
 def note_death(state: State) -> State:
-    return note(state, "QEMU ended after the state was written whole; the file is kept")
+    return note(state, "QEMU ended after the file was written whole; the file is kept")
 
 
 def note_unseen_death(state: State) -> State:
@@ -388,6 +474,8 @@ def take_over(state: State, event: Restarted) -> State:
     state = _mark(state, lost=None if is_.gone(state) else state.now)
     if event.published and work.marks.completed is None:
         state = _mark(state, completed=state.now)
+    if work.phase not in is_.ENDING:
+        state = _panic_action_is(state, "")  # the journal may have lost the line that tells of the last change
     return _with(
         state,
         restarts=work.restarts + 1,
@@ -435,15 +523,13 @@ def _heard(state: State) -> State:
 
 
 def _done(state: State, command: Command, learned: Learned | None) -> State:
-    if command.execute == "migrate":
-        state = _without_descriptor(state, str(command.arguments.get("uri", "")).removeprefix("fd:"))
     match command.execute:
+        case "dump-guest-memory":
+            return _with(_forget_unless_seen(_without_descriptor(state, STATE_FD), Fact.DUMP), sent=Sent.YES)
         case "closefd":
             return _without_descriptor(state, command.arguments["fdname"])
-        case "migrate" if state.work is not None and state.work.phase is not Phase.REPLUG:
-            return _with(_forget_unless_seen(state, Fact.MIGRATION), sent=Sent.YES)
         case "migrate":
-            return _with(_forget_unless_seen(state, Fact.MIGRATION), replug_accepted=True)
+            return _migrate_taken(state, str(command.arguments.get("uri", "")).removeprefix("fd:"))
         case "migrate_cancel":
             return _forget_unless_seen(state, Fact.MIGRATION)
         case "stop" | "cont":
@@ -455,6 +541,12 @@ def _done(state: State, command: Command, learned: Learned | None) -> State:
             wanted = {each["capability"]: each["state"] for each in command.arguments["capabilities"]}
             vm = replace(state.vm, capabilities={**state.vm.capabilities, **wanted})
             return _forget(replace(state, vm=vm), Fact.CAPABILITIES)
+        case "device_add":
+            name = command.arguments["id"]
+            return note(state, f"QEMU had deleted card {name}, as a late answer to an old request; it was added again")
+        case "set-action":
+            action = command.arguments["panic"]
+            return _with(_panic_action_is(state, action), guarded=the_work(state).guarded or action == "pause")
         case "getfd" if command.fd is Fd.BROKEN_PIPE:
             return _with(state, replug_fd=True)
         case "getfd":
@@ -463,6 +555,11 @@ def _done(state: State, command: Command, learned: Learned | None) -> State:
             number = learned.value if isinstance(learned, Number) else None
             return _with(state, fd_passed=True, fdset=number)
     return state
+
+
+def _migrate_taken(state: State, descriptor: str) -> State:
+    taken = _forget_unless_seen(_without_descriptor(state, descriptor), Fact.MIGRATION)
+    return _with(taken, replug_accepted=True) if the_work(state).phase is Phase.REPLUG else _with(taken, sent=Sent.YES)
 
 
 def _without_descriptor(state: State, name: str) -> State:
@@ -493,7 +590,7 @@ def _stored(state: State, action: Action | None, learned: Learned | None) -> Sta
 def _note_runstate(state: State) -> State:
     report = the_work(state).file
     expected = "running" if is_.in_background(state) else "paused"
-    if report is None or not report.whole or report.runstate == expected:
+    if report is None or not report.whole or report.runstate == expected or is_.only_dumping(state):
         return state
     return note(state, f"the saved state says {report.runstate or 'nothing'!r} where {expected!r} was expected")
 
@@ -505,16 +602,34 @@ def refused(state: State, text: str, error_class: str) -> State:
         # Nobody needs it: what QEMU does not tell stays unknown until somebody looks again.
         fact = action.learns if isinstance(action, Command) else None
         return replace(state, vm=facts.with_fact(state.vm, fact, state.now)) if fact else state
-    state = _heard(state) if isinstance(action, Command) else state
+    if isinstance(action, Command):
+        return _command_refused(_heard(state), action, text)
+    match action:
+        case Discard():
+            return note(tried(state, "discard"), text)
+        case Verify() if the_work(state).interrupt:
+            return state
+        case Reserve():
+            # Nothing was touched, and must not be: it may be another vmtui that is at work on this VM.
+            trouble = Trouble.REFUSED if error_class == "RefusedError" else Trouble.STORE
+            return give_up(_with(state, baseline=None), trouble, text)
+    return give_up(state, Trouble.STORE, text)
+
+
+def _command_refused(state: State, action: Command, text: str) -> State:
     work = the_work(state)
     match action:
         case Command(learns=fact) if fact is not None:
             return _not_told(state, fact, text)
+        case Command(execute="set-action"):
+            return note(state, f"QEMU refused set-action: {text}")  # no reason not to save; the end says what it is then
         case Command(execute="migrate") if work.phase in FORWARD:
             # Another one under way is somebody else's, or one that a journal has lost; whatever else runs counts as ours.
             foreign = "migration process in progress" in text and not work.restarts
             sent = Sent.NO if foreign else Sent.UNKNOWN
             return give_up(_with(state, sent=sent), Trouble.QEMU, f"QEMU refused migrate: {text}")
+        case Command(execute="dump-guest-memory"):
+            return give_up(_with(state, sent=Sent.NO), Trouble.QEMU, f"QEMU refused dump-guest-memory: {text}")
         case Command() if work.phase in FORWARD:
             return give_up(state, Trouble.QEMU, f"QEMU refused {action.execute}: {text}")
         case Command("closefd", arguments) if "not found" in text:
@@ -523,17 +638,7 @@ def refused(state: State, text: str, error_class: str) -> State:
             return state  # fd sets are asked for again; a descriptor that is not closed is tried again, and told
         case Command(execute="getfd"):
             return tried(_with(state, replug_fd=False), "replug")
-        case Command():
-            return _forget(note(state, f"QEMU refused {action.execute}: {text}"), Fact.STATUS, Fact.MIGRATION)
-        case Discard():
-            return note(tried(state, "discard"), text)
-        case Verify() if work.interrupt:
-            return state
-        case Reserve():
-            # Nothing was touched, and must not be: it may be another vmtui that is at work on this VM.
-            trouble = Trouble.REFUSED if error_class == "RefusedError" else Trouble.STORE
-            return give_up(_with(state, baseline=None), trouble, text)
-    return give_up(state, Trouble.STORE, text)
+    return _forget(note(state, f"QEMU refused {action.execute}: {text}"), Fact.STATUS, Fact.MIGRATION)
 
 
 def _not_told(state: State, fact: Fact, text: str) -> State:
@@ -566,4 +671,6 @@ def unknown(state: State, why: str) -> State:
             state = _with(state, fd_passed=False)
         case Command(fd=Fd.BROKEN_PIPE):
             state = _with(state, replug_fd=False)
-    return _forget(state, Fact.STATUS, Fact.MIGRATION, Fact.PARAMETERS, Fact.CAPABILITIES)
+        case Command(execute="set-action"):
+            state = _panic_action_is(state, "")
+    return _forget(state, Fact.STATUS, Fact.MIGRATION, Fact.PARAMETERS, Fact.CAPABILITIES, Fact.DUMP)

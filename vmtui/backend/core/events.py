@@ -77,6 +77,8 @@ class Cancel(Event, frozen=True):
     """A front end asks for the workflow to be undone."""
 
     text: str = "cancelled by the user"
+    dump: bool = False
+    """Then the guest's memory is to be dumped."""
 
 
 class Restarted(Event, frozen=True):

@@ -9,11 +9,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from vmtui.backend.core import cmdline
 from vmtui.backend.core.commands import (
     Command,
     ConfigWords,
     Devices,
+    Dumping,
     FdSets,
+    Formats,
     Learned,
     MigrationNow,
     Number,
@@ -21,6 +24,7 @@ from vmtui.backend.core.commands import (
     Runstate,
     Settings,
     Text,
+    dump,
 )
 from vmtui.backend.core.events import Connected, Disconnected, QmpEvent
 from vmtui.backend.core.model import Card, Fact, Link, Migration, Primary, Vm
@@ -51,14 +55,12 @@ def learn(vm: Vm, command: Command, learned: Learned, at: float) -> Vm:
     fact = command.learns
     assert fact is not None
     match learned:
-        case Text(value):
+        case Text(value) | Settings(value) | Dumping(value):
             return with_fact(vm, fact, at, **{fact.value: value})
         case Runstate(status):
             return with_fact(vm, fact, at, runstate=status, panicked=vm.panicked or status == "guest-panicked")
         case MigrationNow(now):
             return with_fact(vm, fact, at, migration=_keep_numbers(vm.migration, now), primaries=_let_go(vm, now.status))
-        case Settings(values):
-            return with_fact(vm, fact, at, **{fact.value: values})
         case Offered(features):
             return with_fact(vm, fact, at, features=features)
         case Number(value) if fact is Fact.YANK:
@@ -69,6 +71,8 @@ def learn(vm: Vm, command: Command, learned: Learned, at: float) -> Vm:
             return with_fact(vm, fact, at, config_window=value)
         case FdSets(ids, in_use):
             return with_fact(vm, fact, at, fdsets=ids, fdsets_in_use=in_use)
+        case Formats(names):
+            return with_fact(vm, fact, at, dump_formats=names)
         case Devices(primaries, standbys):
             return with_fact(vm, fact, at, primaries=_merge(vm.primaries, primaries), standbys=standbys)
         case ConfigWords(device_id, words):
@@ -142,8 +146,15 @@ def connected(vm: Vm, event: Connected) -> Vm:
         pid=event.pid,
         start_time=event.start_time,
         argv=event.argv or vm.argv,
+        panic_action=_panic_action(vm, event),
         seen={},
     )
+
+
+def _panic_action(vm: Vm, event: Connected) -> str:
+    """As the command line has it for a QEMU that is new to us; what was sent to this one since outlives its monitor."""
+    known = vm.version != (0, 0, 0) and not is_another(vm, event)
+    return vm.panic_action if known else cmdline.panic_action(event.argv or vm.argv)
 
 
 def is_another(vm: Vm, event: Connected) -> bool:
@@ -189,6 +200,16 @@ def _deleted(vm: Vm, data: dict[str, Any], _at: float) -> Vm:
     )
 
 
+def _dumped(vm: Vm, data: dict[str, Any], at: float) -> Vm:
+    """What an event says that makes no sense is asked."""
+    try:
+        ended = dump(data.get("result"))
+    except ValueError:
+        return without(vm, Fact.DUMP, Fact.STATUS)
+    # QEMU lets the guest run on only after this.
+    return without(with_fact(vm, Fact.DUMP, at, dump=replace(ended, error=str(data.get("error", "")))), Fact.STATUS)
+
+
 def _reset(vm: Vm, _data: dict[str, Any], _at: float) -> Vm:
     """The guest boots: it will number its buses anew."""
     stale = (Fact.STATUS, Fact.DEVICES, Fact.CONFIG_WINDOW, Fact.CARDS)
@@ -201,6 +222,7 @@ _EVENTS: dict[str, Callable[[Vm, dict[str, Any], float], Vm]] = {
     "RESUME":         lambda vm, _data, at: with_fact(vm, Fact.STATUS, at, runstate="running"),
     "GUEST_PANICKED": lambda vm, _data, _at: without(replace(vm, panicked=True), Fact.STATUS),
     "RESET":          _reset,
+    "DUMP_COMPLETED": _dumped,
     "SHUTDOWN":       lambda vm, _data, _at: without(vm, Fact.STATUS),
     "UNPLUG_PRIMARY": _asked,
     "DEVICE_DELETED": _deleted,

@@ -145,6 +145,8 @@ class CancelWish(msgspec.Struct, frozen=True, tag="cancel"):
 
     key: str
     text: str = "cancelled by the user"
+    dump: bool = False
+    """And dump the guest's memory then."""
 
 
 class TuneWish(msgspec.Struct, frozen=True, tag="tune"):

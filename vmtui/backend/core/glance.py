@@ -182,6 +182,8 @@ def _under_way(state: State) -> Said:
         return Said("no answer", Tone.WARN)
     if work.phase is Phase.SAVE:
         return Said(f"save {work.done_share:.0%}{_rate(state)}", Tone.BUSY)
+    if work.phase is Phase.DUMP and not work.given_up:
+        return Said(f"dump {work.done_share:.0%}", Tone.BUSY)
     if work.phase is Phase.UNPLUG:
         word = words.verdict_word(state)
         return Said(f"unplug, {word}", Tone.BUSY if word == "waiting" else Tone.WARN)
@@ -197,6 +199,7 @@ def _rate(state: State) -> str:
 _ENDED = {
     Outcome.SAVED: "saved",
     Outcome.RESUMED: "resumed",
+    Outcome.DUMPED: "dumped",
     Outcome.CHECKED: "",
     Outcome.REFUSED: "refused",
     Outcome.FAILED: "failed",
@@ -206,6 +209,7 @@ _ENDED = {
 _TONE_OF_END = {
     Outcome.SAVED: Tone.GOOD,
     Outcome.RESUMED: Tone.GOOD,
+    Outcome.DUMPED: Tone.GOOD,
     Outcome.CHECKED: Tone.DIM,
     Outcome.REFUSED: Tone.WARN,
     Outcome.FAILED: Tone.WARN,

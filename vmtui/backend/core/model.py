@@ -52,6 +52,8 @@ class Fact(StrEnum):
     """Whether QEMU still tidies up behind a migration (query-yank): a migration started now would kill a QEMU 7.2."""
     FDSETS = "fdsets"
     """The fd sets that a save of ours left: asked when it is over, for a lost reply leaves one that nobody noted."""
+    DUMP = "dump"
+    DUMP_FORMATS = "dump-formats"
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -73,6 +75,8 @@ class Features(msgspec.Struct, frozen=True):
     background_snapshot: bool = False
     channels: bool = False
     """`migrate` takes `channels`, and one of their transports is `file` (8.2+)."""
+    set_action: bool = False
+    """What a panic does can be changed (set-action, 6.0+)."""
     parameters: tuple[Setting, ...] = ()
     """What migrate-set-parameters takes, by name."""
     capabilities: tuple[Setting, ...] = ()
@@ -93,6 +97,18 @@ class Migration(msgspec.Struct, frozen=True):
     """Megabits a second, QEMU's own figure."""
     blocked: tuple[str, ...] = ()
     """`blocked-reasons` (6.0+)."""
+
+
+class Dump(msgspec.Struct, frozen=True):
+    """query-dump: the memory dump that runs, or the last one."""
+
+    status: str = "none"
+    """none, active, completed, failed."""
+    completed: int = 0
+    total: int = 0
+    """RAM that goes through it; the file may be smaller."""
+    error: str = ""
+    """Why it failed: only the event tells."""
 
 
 class Primary(msgspec.Struct, frozen=True):
@@ -143,6 +159,9 @@ class Vm(msgspec.Struct, frozen=True):
     argv: tuple[str, ...] = ()
     runstate: str = ""
     migration: Migration = Migration()
+    dump: Dump = Dump()
+    dump_formats: tuple[str, ...] = ()
+    """What dump-guest-memory can write here."""
     parameters: dict[str, Any] = {}
     capabilities: dict[str, bool] = {}
     features: Features = Features()
@@ -152,6 +171,9 @@ class Vm(msgspec.Struct, frozen=True):
     config_window: int | None = None
     """Guest-physical base of the PCI Express config window (pcie-mmcfg), or None where there is none."""
     panicked: bool = False
+    panic_action: str = ""
+    """What QEMU does when the guest panics, and empty where nobody knows. It cannot be asked: its command line says how it
+    began, and each answer to set-action how it went on."""
     fdsets: tuple[int, ...] = ()
     """Those that hold a file of ours."""
     tidying: bool = False
@@ -182,6 +204,8 @@ class Strategy(StrEnum):
     PAUSE_AFTER_UNPLUG = "pause-after-unplug"
     STOP_FIRST = "stop-first"
     BACKGROUND = "background"
+    DUMP = "dump"
+    """Of a core dump, which is no way to save."""
 
 
 class Then(StrEnum):
@@ -193,6 +217,8 @@ class Then(StrEnum):
 class OnStuck(StrEnum):
     CANCEL = "cancel"
     WAIT = "wait"
+    DUMP = "dump"
+    """Cancel, and dump the guest's memory as soon as QEMU lets go."""
 
 
 class Goal(StrEnum):
@@ -202,6 +228,8 @@ class Goal(StrEnum):
     SAVE = "save"
     RESUME = "resume"
     """Make a stopped VM run again, and bring its card back."""
+    DUMP = "dump"
+    """Write the guest's memory to a core file, and leave the guest as it was found."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -214,6 +242,10 @@ class Options(msgspec.Struct, frozen=True):
     then: Then = Then.RESUME
     unplug_timeout: float = 30.0
     on_stuck: OnStuck = OnStuck.CANCEL
+    panic_guard: bool = True
+    """While it is saved a panic stops the guest, where it would have ended QEMU."""
+    dump_format: str = ""
+    """As dump-guest-memory names it; empty = vmtui chooses."""
 
 
 class Level(StrEnum):
@@ -253,6 +285,8 @@ class FileReport(msgspec.Struct, frozen=True):
     runstate: str = ""
     devices: int = 0
     ram_blocks: int = 0
+    format: str = ""
+    """Of a core dump: what the file itself says it is."""
     seconds: float = 0.0
     """How long reading and syncing it took."""
 
@@ -263,6 +297,7 @@ class Phase(StrEnum):
     UNPLUG = "unplug"
     PAUSE = "pause"
     SAVE = "save"
+    DUMP = "dump"
     CANCEL = "cancel"
     FINISH = "finish"
     RESUME = "resume"
@@ -277,6 +312,7 @@ class Phase(StrEnum):
 class Outcome(StrEnum):
     SAVED = "saved"
     RESUMED = "resumed"
+    DUMPED = "dumped"
     CHECKED = "checked"
     REFUSED = "refused"
     FAILED = "failed"
@@ -314,6 +350,8 @@ class Baseline(msgspec.Struct, frozen=True):
     capabilities: dict[str, bool]
     cards: dict[str, Card]
     """By device id."""
+    panic_action: str = ""
+    """What QEMU does on a panic, where that is changed for the time of the save; empty = it is left alone."""
 
 
 class Marks(msgspec.Struct, frozen=True):
@@ -332,8 +370,12 @@ class Marks(msgspec.Struct, frozen=True):
     bytes_at_stop: int | None = None
 
 
+DUMP_STANDS = "save-vm"
+"""The run state that QEMU stops a guest in to dump it."""
+
+
 class Sent(StrEnum):
-    """What is known of the one `migrate` that makes the file."""
+    """What is known of the one command that makes the file: `migrate`, or `dump-guest-memory`."""
 
     NO = "no"
     UNKNOWN = "unknown"
@@ -365,12 +407,17 @@ class Workflow(msgspec.Struct, frozen=True):
     """What a person should know at the end: each is a sentence."""
     marks: Marks = Marks()
     sent: Sent = Sent.NO
+    dump_format: str = ""
+    dump_before: str = ""
+    """The status of the dump before ours, when ours was sent."""
     fd_passed: bool = False
     fdset: int | None = None
     """The fd set that holds the file."""
     names: tuple[str, ...] = ()
     """Descriptors that were handed over by name (getfd), and that no `migrate` is known to have taken."""
     reserved: bool = False
+    guarded: bool = False
+    """QEMU took `pause` for its panic action."""
     replug_fd: bool = False
     """The broken pipe was handed over and is not used up yet."""
     replug_accepted: bool = False
@@ -388,6 +435,8 @@ class Workflow(msgspec.Struct, frozen=True):
     """Bytes a second that the user wants the copy to have; None = all there is."""
     let_run: bool = False
     """The user asked that a guest which somebody paused be resumed, so that it can answer."""
+    dump_next: bool = False
+    """Once all is put back, the guest is dumped: another workflow."""
     interrupt: bool = False
     """Reading the file through should stop: the user cancelled."""
     done_share: float = 0.0

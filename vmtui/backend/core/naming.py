@@ -4,12 +4,17 @@ import re
 from collections.abc import Iterable
 
 
-def default_name(vm: str, stamp: str, taken: Iterable[str]) -> str:
+def core_name(output: str) -> str:
+    """What the core dump is called of a guest that was to be saved to `output`."""
+    return f"{output.removesuffix('.vmstate')}.vmcore"
+
+
+def default_name(vm: str, stamp: str, taken: Iterable[str], ending: str = "vmstate") -> str:
     """VM and time (`stamp`, 20260301T021745), safe as a file name: nothing in a VM's name can lead out of the directory.
 
     A second save within a second gets a number. `taken`: the names that are in the directory; the pre-flight still looks.
     """
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", vm).strip(".")[:80] or "vm"
     there = tuple(taken)
-    names = [f"{safe}-{stamp}.vmstate", *(f"{safe}-{stamp}-{number}.vmstate" for number in range(2, 100))]
+    names = [f"{safe}-{stamp}.{ending}", *(f"{safe}-{stamp}-{number}.{ending}" for number in range(2, 100))]
     return next((name for name in names if not any(each.startswith(name) for each in there)), names[0])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from vmtui.backend.core.model import Fact, Phase
+from vmtui.backend.core.model import Fact, Goal, Phase
 from vmtui.backend.core.state import State
 
 SAMPLES = 240
@@ -33,9 +33,21 @@ class Sample(NamedTuple):
     done: float
 
 
+COPYING = frozenset({Phase.SAVE, Phase.DUMP})
+
+
+def total(state: State) -> int:
+    """Bytes of RAM that are copied in all."""
+    return state.vm.dump.total if _dumps(state) else state.vm.migration.total
+
+
+def _dumps(state: State) -> bool:
+    return state.work is not None and state.work.options.goal is Goal.DUMP
+
+
 def done(state: State) -> float:
-    """Bytes of RAM that are saved. Never runs backwards, for `done_share` does not."""
-    return state.work.done_share * state.vm.migration.total if state.work else 0.0
+    """Bytes of RAM that are copied. Never runs backwards, for `done_share` does not."""
+    return state.work.done_share * total(state) if state.work else 0.0
 
 
 def pace(state: State, before: Pace | None = None) -> Pace | None:
@@ -44,8 +56,8 @@ def pace(state: State, before: Pace | None = None) -> Pace | None:
     if work is None:
         return None
     known = before if before is not None and before.work == work.started else None
-    began = next((at for phase, at in reversed(work.timeline) if phase is Phase.SAVE), None)
-    if work.phase is not Phase.SAVE or began is None:
+    began = next((at for phase, at in reversed(work.timeline) if phase in COPYING), None)
+    if work.phase not in COPYING or began is None:
         return known
     if known is None:
         return Pace(work.started, began, 0.0, work.bandwidth)
@@ -54,14 +66,14 @@ def pace(state: State, before: Pace | None = None) -> Pace | None:
 
 def rate(state: State, since: Pace | None) -> float:
     """Bytes of RAM a second, over the whole of the copy, or since its bandwidth was changed; 0 = not known."""
-    if since is None or state.work is None or state.work.phase is not Phase.SAVE:
+    if since is None or state.work is None or state.work.phase not in COPYING:
         return 0.0
     took = _asked(state) - since.at
     return max(done(state) - since.done, 0.0) / took if took > 0 else 0.0
 
 
 def seconds_left(state: State, bytes_a_second: float) -> float | None:
-    return (state.vm.migration.total - done(state)) / bytes_a_second if bytes_a_second > 0 else None
+    return (total(state) - done(state)) / bytes_a_second if bytes_a_second > 0 else None
 
 
 def average(state: State) -> float:
@@ -69,14 +81,14 @@ def average(state: State) -> float:
     work = state.work
     if work is None or work.marks.completed is None:
         return 0.0
-    began = next((at for phase, at in work.timeline if phase is Phase.SAVE), None)
+    began = next((at for phase, at in work.timeline if phase in COPYING), None)
     took = work.marks.completed - began if began is not None else 0.0
-    return state.vm.migration.total / took if took > 0 else 0.0
+    return total(state) / took if took > 0 else 0.0
 
 
 def _asked(state: State) -> float:
     """When QEMU told the numbers."""
-    return state.vm.seen.get(Fact.MIGRATION, state.now)
+    return state.vm.seen.get(Fact.DUMP if _dumps(state) else Fact.MIGRATION, state.now)
 
 
 def sampled(samples: tuple[Sample, ...], state: State) -> tuple[Sample, ...]:
@@ -86,7 +98,7 @@ def sampled(samples: tuple[Sample, ...], state: State) -> tuple[Sample, ...]:
         return ()
     kept = tuple(each for each in samples if each.at >= work.started)[-SAMPLES:]
     at = _asked(state)
-    if work.phase is not Phase.SAVE or (kept and at - kept[-1].at < APART):
+    if work.phase not in COPYING or (kept and at - kept[-1].at < APART):
         return kept
     return (*kept, Sample(at, done(state)))
 

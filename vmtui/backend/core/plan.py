@@ -24,6 +24,7 @@ THENS = {
 ON_STUCKS = {
     OnStuck.CANCEL: "cancel it",
     OnStuck.WAIT:   "go on waiting",
+    OnStuck.DUMP:   "cancel it, and dump the guest's memory",
 }  # fmt: skip
 """What can be chosen, and what it means."""
 
@@ -48,7 +49,13 @@ class Plan(msgspec.Struct, frozen=True):
 
 def check_of(options: Options) -> Options:
     """The look that answers whether a save with these options may be begun."""
-    return Options(goal=Goal.CHECK, output=options.output, strategy=options.strategy, then=options.then)
+    return Options(
+        goal=Goal.CHECK,
+        output=options.output,
+        strategy=options.strategy,
+        then=options.then,
+        panic_guard=options.panic_guard,
+    )
 
 
 def checked(state: State, options: Options) -> Workflow | None:

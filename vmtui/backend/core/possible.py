@@ -79,12 +79,13 @@ def _foreign(state: State) -> bool:
 WHY_NOT: dict[str, Callable[[State], str]] = {
     "save": save,
     "cancel": cancel,
+    "dump": cancel,
     "wait": wait,
     "resume": resume,
     "parameters": parameters,
 }
 """By the word that the footer has for it."""
-CHANGING = frozenset({"save", "cancel", "wait", "resume"})
+CHANGING = frozenset({"save", "cancel", "dump", "wait", "resume"})
 """What a read-only front end does not ask for."""
 READ_ONLY = "read-only: started with --read-only"
 

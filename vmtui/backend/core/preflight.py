@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 
 import humanize
 
+from vmtui.backend.core import cmdline
 from vmtui.backend.core.model import (
+    DUMP_STANDS,
     ENDED_STATES,
     Card,
     Finding,
@@ -12,6 +14,7 @@ from vmtui.backend.core.model import (
     Level,
     Options,
     Place,
+    Primary,
     Strategy,
     Then,
     Vm,
@@ -46,7 +49,37 @@ def may_spawn(vm: Vm) -> bool:
 
 def has_panic_device(vm: Vm) -> bool:
     """As its command line says: without one QEMU sees nothing of a guest's panic."""
-    return any("pvpanic" in word for word in vm.argv)
+    return any(name in word for word in vm.argv for name in ("pvpanic", "hv-crash", "hv_crash"))
+
+
+def panic_is_fatal(vm: Vm) -> bool:
+    """A panic would end QEMU, and with it all that a core dump could tell. False where the command line is not known."""
+    return has_panic_device(vm) and cmdline.panic_ends(vm.argv)
+
+
+def lost_cards(vm: Vm) -> tuple[Primary, ...]:
+    """Primaries of the command line that QEMU has no more, although their standby is there: it deleted them."""
+    there = {card.standby_id for card in vm.primaries} | {card.device_id for card in vm.primaries}
+    given = (device for device in cmdline.devices(vm.argv) if device.get("failover_pair_id") in vm.standbys)
+    return tuple(_lost(device) for device in given if not {device.get("failover_pair_id"), device.get("id")} & there)
+
+
+def _lost(device: cmdline.Arguments) -> Primary:
+    return Primary(
+        device_id=device.get("id"),
+        standby_id=device.get("failover_pair_id"),
+        driver=device.get("driver"),
+        bus=device.get("bus"),
+        slot=None,
+        properties=device.pairs,
+        card=Card.DELETED,
+    )
+
+
+def guards(vm: Vm, options: Options) -> bool:
+    """Whether the panic action is `pause` for the time of the save."""
+    saves = options.goal in (Goal.SAVE, Goal.CHECK)
+    return saves and options.panic_guard and vm.features.set_action and panic_is_fatal(vm)
 
 
 def choose(vm: Vm, wish: Strategy) -> tuple[Strategy, str]:
@@ -74,17 +107,46 @@ def expected_stop(vm: Vm, place: Place | None) -> float:
     return expected_bytes(vm, place) / USUAL_RATE + 0.15
 
 
+DUMP_RATES = {"elf": 1_000_000_000, "kdump-zlib": 50_000_000, "kdump-raw-zlib": 50_000_000}
+"""Bytes of RAM a second, about, that QEMU dumps (docs/performance.md); of the others as of elf."""
+
+
+def choose_format(vm: Vm, options: Options, place: Place | None) -> tuple[str, str]:
+    """What the dump will be written as, and in words why."""
+    if options.dump_format:
+        return options.dump_format, f"{options.dump_format}, you asked for it"
+    if SMALL not in vm.dump_formats:
+        return QUICK, f"{QUICK}, which every QEMU can write"
+    if vm.runstate != "running":
+        return SMALL, f"{SMALL}, which needs less room: the guest stands anyway"
+    if place is not None and place.free < dump_bytes(vm, QUICK, place):
+        return SMALL, f"{SMALL}: there is no room for {QUICK}, which would be quicker"
+    return QUICK, f"{QUICK}, the quickest: the guest runs, and stands still for the dump"
+
+
+QUICK, SMALL = "elf", "kdump-zlib"
+
+
+def dump_bytes(vm: Vm, name: str, place: Place | None) -> int:
+    """The most that a dump in this format will hold: elf has all RAM, the others only what was ever written to."""
+    return vm.memory if name == QUICK else expected_bytes(vm, place)
+
+
+def dump_stop(vm: Vm, name: str) -> float:
+    """Seconds that a running guest will stand still for a dump, about."""
+    return vm.memory / DUMP_RATES.get(name, DUMP_RATES[QUICK]) + 0.05
+
+
 def findings(vm: Vm, options: Options, strategy: Strategy, place: Place | None) -> tuple[Finding, ...]:
     """All findings, the worst first."""
-    checks = RESUME_CHECKS if options.goal is Goal.RESUME else SAVE_CHECKS
-    found = [each for check in checks for each in check(vm, options, strategy, place)]
+    found = [each for check in CHECKS[options.goal] for each in check(vm, options, strategy, place)]
     return tuple(sorted(found, key=lambda each: list(Level).index(each.level)))
 
 
 def _runstate(vm: Vm, _options: Options, strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
     if vm.panicked or vm.runstate == "guest-panicked":
         yield _block("panicked", "the guest has panicked: it can neither unplug its card nor run on",
-                     "take a core dump (QMP dump-guest-memory), then reset it")  # fmt: skip
+                     "take a core dump (vmtui dump VM), then reset it")  # fmt: skip
     elif vm.runstate not in SAVABLE:
         yield _block("runstate", f"its run state is {vm.runstate!r}; only a running or paused VM can be saved",
                      REMEDIES.get(vm.runstate, "see QEMU's log"))  # fmt: skip
@@ -164,10 +226,20 @@ def _strategy(vm: Vm, options: Options, strategy: Strategy, _place: Place | None
         yield _note("stays-out", "the card stays out while the VM stays paused; vmtui resume VM brings both back")
 
 
-def _panic(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+def _panic(vm: Vm, options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
     if vm.argv and not has_panic_device(vm):
         yield _note("no-panic-device", "no panic device: if the guest crashes, only its silence will tell",
                     "add -device pvpanic")  # fmt: skip
+    elif guards(vm, options):
+        yield _note("panic-guard", f"a panic would end QEMU (its panic action is {vm.panic_action!r}): for the time of the "
+                    "save it stops the guest instead, so that a core dump can be taken")  # fmt: skip
+    elif panic_is_fatal(vm):
+        why = "you said to leave it so" if vm.features.set_action else "this QEMU has no set-action to change that"
+        yield _warn("panic-is-fatal", f"a panic of the guest would end QEMU, and leave nothing to find out from: {why}",
+                    "start QEMU with -action panic=pause")  # fmt: skip
+    elif not cmdline.panic_action(vm.argv):
+        yield _note("panic-unknown", "QEMU cannot be asked what it does on a panic, and its command line does not tell: "
+                    "that is left as it is")  # fmt: skip
 
 
 def _place(vm: Vm, _options: Options, _strategy: Strategy, place: Place | None) -> Iterator[Finding]:
@@ -188,8 +260,18 @@ def _place(vm: Vm, _options: Options, _strategy: Strategy, place: Place | None) 
 
 def _resumable(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
     yield from _lost_primaries(vm)
+    for card in vm.primaries:
+        if card.card is Card.OUT:
+            yield _note("card-out", f"the failover card {card.device_id!r} is out: a save by another tool, or one that was "
+                        "broken off, left it so; a migration that must fail makes QEMU plug it back")  # fmt: skip
+        elif card.card is Card.DELETED:
+            yield _note("card-deleted", f"QEMU deleted the failover card {card.device_id!r}: it is added again as it was")
+    for card in lost_cards(vm):
+        yield _note("card-deleted", f"QEMU has no card {card.device_id!r} any more, which its command line names: it is "
+                    "added again as it is there")  # fmt: skip
     if vm.panicked or vm.runstate == "guest-panicked":
-        yield _block("panicked", "the guest has panicked: it cannot run on", "take a core dump, then reset it")
+        yield _block("panicked", "the guest has panicked: it cannot run on",
+                     "take a core dump (vmtui dump VM), then reset it")  # fmt: skip
     elif vm.runstate not in {"running", "paused", "postmigrate"}:
         yield _block("runstate", f"its run state is {vm.runstate!r}: cont will not help",
                      REMEDIES.get(vm.runstate, "see QEMU's log"))  # fmt: skip
@@ -197,9 +279,57 @@ def _resumable(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | N
         yield _block("migrating", f"a migration is under way (status {vm.migration.status!r})", "wait for it, or cancel it")
 
 
+def _dumpable(vm: Vm, _options: Options, _strategy: Strategy, _place: Place | None) -> Iterator[Finding]:
+    if vm.runstate == "inmigrate":
+        yield _block("runstate", "its state is still being loaded: QEMU dumps nothing before that is done", "wait for it")
+    if vm.dump.status == "active" or vm.runstate == DUMP_STANDS:
+        yield _block("dumping", "a dump is under way already, or a snapshot is made: QEMU does one at a time",
+                     "wait for its end: QEMU cannot break a dump off")  # fmt: skip
+    if vm.migration.status not in ENDED_STATES:
+        status = vm.migration.status
+        yield _block("migrating", f"a migration is under way (status {status!r}): QEMU dumps nothing meanwhile",
+                     "wait for it, or cancel it (migrate_cancel); QEMU may need 30 s to let go")  # fmt: skip
+    if not vm.fd_passing and not vm.argv:
+        yield _block("remote", "its monitor is not a unix socket, and no QEMU of this host has it: the dump would be "
+                     "written on another host", "run vmtui where QEMU runs")  # fmt: skip
+
+
+def _dump_format(vm: Vm, options: Options, _strategy: Strategy, place: Place | None) -> Iterator[Finding]:
+    name, _why = choose_format(vm, options, place)
+    if name not in vm.dump_formats:
+        offered = ", ".join(vm.dump_formats) or "none at all"
+        yield _block("format", f"this QEMU cannot write a dump as {name}; it offers: {offered}", "choose another --format")
+
+
+def _dump_stop(vm: Vm, options: Options, _strategy: Strategy, place: Place | None) -> Iterator[Finding]:
+    if vm.runstate == "running" and not vm.panicked:
+        name, _why = choose_format(vm, options, place)
+        yield _note("stop", f"the guest stands still for about {dump_stop(vm, name):.1f} s, and runs on then; once begun, "
+                    "QEMU cannot break it off")  # fmt: skip
+    else:
+        yield _note("stop", f"the guest is {vm.runstate!r}, and is left so")
+
+
+def _dump_place(vm: Vm, options: Options, _strategy: Strategy, place: Place | None) -> Iterator[Finding]:
+    if place is None:
+        return
+    name, _why = choose_format(vm, options, place)
+    need, where = dump_bytes(vm, name, place), f"{_size(place.free)} are free for {place.path}"
+    if place.problem:
+        yield _block("place", place.problem, "choose another --output or --dir")
+    elif place.free < (need if name == QUICK else FULL_DISK):
+        yield _block("disk-full", f"a dump as {name} takes {_size(need)}, and {where}", "free some space, or use --dir")
+    elif place.free < need:
+        yield _warn("space", f"the dump may take up to {_size(need)}, and {where}", "free some space, or use --dir")
+    if need and not place.problem:
+        yield _note("size", f"up to {_size(need)} to write")
+
+
 Check = Callable[[Vm, Options, Strategy, Place | None], Iterator[Finding]]
 SAVE_CHECKS: tuple[Check, ...] = (_runstate, _migrating, _reach, _cards, _strategy, _panic, _place)
 RESUME_CHECKS: tuple[Check, ...] = (_resumable,)
+DUMP_CHECKS: tuple[Check, ...] = (_dumpable, _dump_format, _dump_stop, _dump_place)
+CHECKS = {Goal.SAVE: SAVE_CHECKS, Goal.CHECK: SAVE_CHECKS, Goal.RESUME: RESUME_CHECKS, Goal.DUMP: DUMP_CHECKS}
 
 
 def _block(code: str, text: str, remedy: str) -> Finding:

@@ -1,6 +1,7 @@
 """How did it end? A claim about the VM and the file, made only from facts that were looked at."""
 
 import msgspec
+from msgspec.structs import replace
 
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core.errors import EXIT_OF, Exit
@@ -15,7 +16,7 @@ from vmtui.backend.core.model import (
     Trouble,
     Workflow,
 )
-from vmtui.backend.core.state import State, the_work
+from vmtui.backend.core.state import State, given_up_save, the_work
 
 UNPLUG_WAIT = 25.0
 """Seconds: a cancel in wait-unplug ends when the guest lets go, or after 120 looks of 250 ms."""
@@ -31,6 +32,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     vm: str
     uuid: str | None
     strategy: str
+    format: str | None
+    dump: str | None
     file: str | None
     bytes: int | None
     stopped_seconds: float | None
@@ -41,6 +44,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     card: str
     driven: bool | None
     restored: bool | None
+    panic_guard: bool
     error: str | None
     notes: tuple[str, ...]
 
@@ -56,7 +60,10 @@ def judge(state: State) -> tuple[Outcome, tuple[str, ...]]:
     if work.failure is not None:
         cancelled = work.failure.trouble in (Trouble.USER, Trouble.STUCK)
         return (Outcome.CANCELLED if cancelled else Outcome.FAILED), ()
-    return (Outcome.RESUMED if work.options.goal is Goal.RESUME else Outcome.SAVED), ()
+    return ENDS_WELL[work.options.goal], ()
+
+
+ENDS_WELL = {Goal.SAVE: Outcome.SAVED, Goal.RESUME: Outcome.RESUMED, Goal.DUMP: Outcome.DUMPED, Goal.CHECK: Outcome.CHECKED}
 
 
 def _without_change(state: State) -> Outcome:
@@ -76,15 +83,16 @@ def _problems(state: State) -> list[str]:
     if vm.link is not Link.UP or is_.lost_too_long(state):
         return ["QEMU could not be asked how the VM is"]
     problems = list(work.alarms)
-    if vm.panicked:
-        problems.append("the guest has panicked; take a core dump (QMP dump-guest-memory), then reset it")
+    if vm.panicked and not is_.only_dumping(state):
+        then = "its core dump follows" if work.dump_next else "take a core dump (vmtui dump VM)"
+        problems.append(f"the guest has panicked; {then}, then reset it")
     elif is_.should_run(state) and not is_.running(state):
         problems.append(f"the guest ran before and is {vm.runstate!r} now; resume it with cont, or reset it")
     if work.given_up and work.has_partial:
         problems.append(f"{work.options.output}.partial could not be removed")
     problems += [f"QEMU keeps the file open (fd set {number}); take it back: QMP remove-fd" for number in vm.fdsets]
     problems += [f"QEMU may keep descriptor {name} open; close it: QMP closefd" for name in work.names]
-    if is_.migration_running(state):
+    if is_.migration_running(state) and not is_.only_dumping(state):
         problems.append(f"a migration is still under way (status {vm.migration.status!r})")
     if not is_.should_stay_stopped(state):
         problems += [
@@ -94,8 +102,10 @@ def _problems(state: State) -> list[str]:
         ]
         problems += _lost_unseen(state)
     problems += [f"QEMU does not tell its {fact}" for fact in sorted(set(work.untold))]
-    if not restored(state):
+    if not settings_restored(state):
         problems.append("migration parameters or capabilities are not as they were")
+    if is_.panic_action_not_as_wanted(state):
+        problems.append(f"what QEMU does on a panic may not be as it was; set it back over QMP: {set_action(state)}")
     return problems
 
 
@@ -112,7 +122,7 @@ def warnings(state: State) -> list[str]:
     if work.baseline is None or vm.link is not Link.UP:
         return []
     told = []
-    if _left_unanswered(work):
+    if left_unanswered(work):
         told = [
             f"the guest may still answer the old request: QEMU would then delete card {card.device_id}; "
             f"add it again over QMP: {device_add(card)}"
@@ -124,7 +134,7 @@ def warnings(state: State) -> list[str]:
     return told
 
 
-def _left_unanswered(work: Workflow) -> bool:
+def left_unanswered(work: Workflow) -> bool:
     """Whether QEMU gave up waiting for the guest: a cancel that the guest answered ends at once."""
     sent = work.marks.cancel_sent
     if sent is None or work.marks.unplugged is not None:
@@ -134,7 +144,12 @@ def _left_unanswered(work: Workflow) -> bool:
 
 
 def restored(state: State) -> bool:
-    """Whether every parameter and capability that vmtui changes is as it was."""
+    """Whether all that vmtui changes of QEMU's settings is as it was."""
+    return settings_restored(state) and not is_.panic_action_not_as_wanted(state)
+
+
+def settings_restored(state: State) -> bool:
+    """Every migration parameter and capability is."""
     return not is_.parameters_not_as_wanted(state) and not is_.capabilities_not_as_wanted(state)
 
 
@@ -158,7 +173,19 @@ def exit_code(state: State) -> Exit:
 
 
 def report(state: State) -> Result:
-    """The result of a workflow that has ended."""
+    """The result of a workflow that has ended; of a save that gave up and was followed by a dump, of both."""
+    saved, own = given_up_save(state), _report(state)
+    if saved is None:
+        return own
+    told = () if own.error is None else (f"the guest was not dumped: {own.error}",)
+    result = _report(replace(state, work=saved, last=None))
+    notes = tuple(dict.fromkeys((*result.notes, *told, *own.notes)))
+    if own.outcome is Outcome.ATTENTION:
+        result = replace(result, outcome=own.outcome, exit_code=own.exit_code)
+    return replace(result, dump=own.file, notes=notes)
+
+
+def _report(state: State) -> Result:
     work, vm, marks = the_work(state), state.vm, the_work(state).marks
     assert work.outcome is not None
     saved = work.published and work.file is not None
@@ -169,6 +196,8 @@ def report(state: State) -> Result:
         vm=vm.shown,
         uuid=vm.uuid or None,
         strategy=work.strategy,
+        format=work.dump_format or None,
+        dump=None,
         file=work.options.output if saved else None,
         bytes=work.file.size if saved and work.file else None,
         stopped_seconds=stopped_seconds(state),
@@ -179,6 +208,7 @@ def report(state: State) -> Result:
         card=card_word(state),
         driven=all(card.driven for card in vm.primaries) if up and vm.primaries else None,
         restored=restored(state) if up and work.baseline else None,
+        panic_guard=work.guarded,
         error=work.failure.text if work.failure else None,
         notes=work.notes,
     )
@@ -201,12 +231,30 @@ def _plain(word: str) -> str | int:
     return int(word) if word.lstrip("-").isdigit() else word
 
 
+def _typed(text: str) -> str | int:
+    """A command line has only text, and QMP wants numbers and truths where they are meant."""
+    return {"on": True, "off": False}.get(text, _plain(text))
+
+
+def set_action(state: State) -> str:
+    """The QMP command that makes QEMU do again on a panic what it did before."""
+    arguments = {"panic": is_.wanted_panic_action(state)}
+    return '{"execute": "set-action", "arguments": ' + msgspec.json.encode(arguments).decode() + "}"
+
+
 def device_add(card: Primary) -> str:
     """The QMP command that adds a deleted primary again."""
+    return '{"execute": "device_add", "arguments": ' + msgspec.json.encode(device_arguments(card)).decode() + "}"
+
+
+def device_arguments(card: Primary) -> dict[str, str | int]:
+    """What device_add takes for a card like this one."""
     values = dict(card.properties)
+    if "driver" in values:
+        return {name: _typed(text) for name, text in card.properties}  # as the command line has it
     words: dict[str, str | int] = {"driver": card.driver, "id": card.device_id, "bus": card.bus}
     for name in PROPERTIES:
         if name in values:
             text = values[name]
             words[name] = text.strip('"') if text.startswith('"') else _plain(text.split(" ")[0])
-    return '{"execute": "device_add", "arguments": ' + msgspec.json.encode(words).decode() + "}"
+    return words

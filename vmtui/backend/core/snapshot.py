@@ -1,10 +1,11 @@
 """What is written beside a saved state: its manifest, which makes a file a snapshot."""
 
+from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-from vmtui.backend.core.model import FileReport, Phase, Primary
+from vmtui.backend.core.model import FileReport, Goal, Phase, Primary
 from vmtui.backend.core.result import card_word, restored, stopped_seconds
 from vmtui.backend.core.state import State, the_work
 
@@ -29,6 +30,12 @@ class Host(msgspec.Struct, frozen=True):
     """Only what QEMU finds its own parts by."""
 
 
+class Kind(StrEnum):
+    STATE = "state"
+    DUMP = "dump"
+    """A core file: nothing that a QEMU could run on from."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Version 1; documented in docs/snapshots.md. A reader refuses versions that it does not know."""
 
@@ -49,6 +56,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     primaries: tuple[Primary, ...]
     standbys: tuple[str, ...]
     file: FileReport
+    kind: Kind = Kind.STATE
     stopped_seconds: float | None
     unplug_seconds: float | None
     background: bool
@@ -80,6 +88,7 @@ def manifest(state: State, host: Host) -> Manifest:
         primaries=vm.primaries,
         standbys=vm.standbys,
         file=work.file,
+        kind=Kind.DUMP if work.options.goal is Goal.DUMP else Kind.STATE,
         stopped_seconds=stopped_seconds(state),
         unplug_seconds=asked_to_gone,
         background=work.file.runstate == "running",

@@ -37,7 +37,8 @@ class State(msgspec.Struct, frozen=True):
     vm: Vm
     work: Workflow | None = None
     last: Workflow | None = None
-    """While `work` is a mere look (Goal.CHECK): the one before it, whose end is not forgotten because somebody looked."""
+    """The one before `work`, whose end is not forgotten: while `work` is a mere look (Goal.CHECK), or the dump of a guest
+    that was stuck."""
     outstanding: Action | None = None
     sent_at: float = 0.0
     """When the outstanding action was sent."""
@@ -63,6 +64,12 @@ def as_told(state: State) -> State:
     """The state as it is to be shown: a look that is over hides no save before it."""
     looked = state.work is not None and state.work.options.goal is Goal.CHECK and not state.busy
     return replace(state, work=state.last) if looked else state
+
+
+def given_up_save(state: State) -> Workflow | None:
+    """The save that the dump, which is under way or over, follows."""
+    dumps = state.work is not None and state.work.options.goal is Goal.DUMP
+    return state.last if dumps else None
 
 
 def the_work(state: State) -> Workflow:

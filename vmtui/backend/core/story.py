@@ -24,6 +24,7 @@ _END = {
     Then.QUIT:        (P.RESUME, P.SETTLE, P.VERIFY, P.QUIT, P.PROVE),
 }  # fmt: skip
 _UNDO = (P.CANCEL, P.RESUME, P.REPLUG, P.SETTLE, P.VERIFY, P.PROVE)
+_DUMP = (P.PREFLIGHT, P.DUMP, P.RESUME, P.SETTLE, P.VERIFY, P.PROVE)
 _RESUME = (P.PREFLIGHT, P.RESUME, P.REPLUG, P.SETTLE, P.VERIFY, P.PROVE)
 
 
@@ -114,6 +115,8 @@ def _plan(work: Workflow) -> tuple[Phase, ...]:
         return (Phase.PREFLIGHT,)
     if work.options.goal is Goal.RESUME:
         return _RESUME
+    if work.options.goal is Goal.DUMP:
+        return _DUMP
     if work.given_up and work.baseline is None:
         return (Phase.PREFLIGHT, Phase.PREPARE)
     if work.given_up:

@@ -13,7 +13,7 @@ from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import possible, preflight, words
 from vmtui.backend.core.fleet import Snapshot
 from vmtui.backend.core.glance import Tone
-from vmtui.backend.core.model import Phase, Vm
+from vmtui.backend.core.model import OnStuck, Phase, Vm
 from vmtui.backend.core.state import State, the_work
 from vmtui.backend.core.text import printable
 
@@ -158,7 +158,8 @@ def _then(state: State, kind: Kind, left: float) -> str:
         return "The save goes on waiting, as you asked, until the guest answers or you cancel."
     if kind is Kind.DEAD:
         return "The save is being cancelled."
-    return f"In {left:.0f} s the save is cancelled by itself, the card plugged back, the partial file removed."
+    dumped = ", and the guest's memory dumped" if the_work(state).options.on_stuck is OnStuck.DUMP else ""
+    return f"In {left:.0f} s the save is cancelled by itself, the card plugged back, the partial file removed{dumped}."
 
 
 # --- when somebody must look ----------------------------------------------------------------------------------------
@@ -208,6 +209,7 @@ def choices(state: State) -> tuple[Choice, ...]:
     return (
         Choice("wait", f"Keep waiting: {MORE_TIME:.0f} s more", _if_waited(state), possible.wait(state)),
         Choice("cancel", "Cancel the save", _if_cancelled(state), possible.cancel(state)),
+        Choice("dump", "Cancel the save, and dump the guest's memory", _if_dumped(state), possible.cancel(state)),
         Choice("resume", "Resume the guest so that it can answer", _if_resumed(state), possible.resume(state)),
     )
 
@@ -228,6 +230,14 @@ def _if_cancelled(state: State) -> str:
         return (f"{takes} vmtui resumes the guest within them: if it ran again later, it would answer the old request, "
                 "and QEMU would delete its card.")  # fmt: skip
     return f"{takes} It runs on meanwhile; then its card and settings are checked, and the partial file is removed."
+
+
+def _if_dumped(state: State) -> str:
+    begins = f"It begins once QEMU lets go, after {words.CANCEL_WAIT:.0f} s at the most: it dumps nothing meanwhile."
+    if is_.stopped(state):
+        return f"{begins} The guest is left as it is then."
+    stop = preflight.dump_stop(state.vm, preflight.QUICK)
+    return f"{begins} The guest stands still for it, about {stop:.1f} s, and is left as it is."
 
 
 def _if_resumed(state: State) -> str:

@@ -3,13 +3,14 @@
 All text that comes from outside is made printable here.
 """
 
+import shlex
 from collections.abc import Iterator
 from datetime import datetime
 
 import humanize
 
 from vmtui.backend.core import conditions as is_
-from vmtui.backend.core import preflight
+from vmtui.backend.core import pace, preflight
 from vmtui.backend.core.fleet import Record
 from vmtui.backend.core.model import (
     Card,
@@ -17,14 +18,16 @@ from vmtui.backend.core.model import (
     Goal,
     Level,
     Link,
+    OnStuck,
     Outcome,
     Phase,
     Primary,
     Then,
     Trouble,
     Vm,
+    Workflow,
 )
-from vmtui.backend.core.result import restored, stopped_seconds
+from vmtui.backend.core.result import settings_restored, stopped_seconds
 from vmtui.backend.core.state import State, the_work
 from vmtui.backend.core.text import printable
 
@@ -37,6 +40,7 @@ MEANING = {
     Phase.UNPLUG:    "waiting for the guest to let go of its card",
     Phase.PAUSE:     "pausing the guest",
     Phase.SAVE:      "saving its state",
+    Phase.DUMP:      "dumping the guest's memory",
     Phase.CANCEL:    "cancelling the migration",
     Phase.FINISH:    "QEMU is finishing",
     Phase.RESUME:    "resuming the guest",
@@ -92,13 +96,14 @@ def phase_line(state: State) -> str:
         return f"QEMU has not answered for {state.now - work.marks.lost:.0f} s; vmtui goes on as soon as it does"
     if work.phase is Phase.UNPLUG:
         return verdict(state)
+    if work.phase is Phase.DUMP and work.given_up:
+        return "QEMU cannot break a dump off: the guest stands until its end, then the file is removed"
     if work.phase is Phase.VERIFY and work.given_up:
         return "removing the partial file"
     if work.phase is Phase.CANCEL and work.marks.unplugged is None:
         left = CANCEL_WAIT - (state.now - work.entered)
-        return (
-            f"QEMU waits up to {left:.0f} s more for the guest, then it is cancelled" if left > 0 else MEANING[work.phase]
-        )
+        then = "dumped (QEMU dumps nothing while a migration is under way)" if work.dump_next else "cancelled"
+        return f"QEMU waits up to {left:.0f} s more for the guest, then it is {then}" if left > 0 else MEANING[work.phase]
     return MEANING[work.phase]
 
 
@@ -123,7 +128,8 @@ def verdict(state: State) -> str:
         return "dead: the guest panicked and will not answer"
     if word == "paused":
         return f"paused: the guest is {printable(vm.runstate, 40)} and cannot answer until it runs"
-    then = "cancels" if is_.stuck_means_cancel(state) else "goes on waiting"
+    dumps = work.options.on_stuck is OnStuck.DUMP
+    then = "cancels, and dumps it," if dumps else "cancels" if is_.stuck_means_cancel(state) else "goes on waiting"
     return f"{word} for the guest to unplug {names}; {then} in {left:.0f} s"
 
 
@@ -140,11 +146,11 @@ def verdict_word(state: State) -> str:
 
 def progress_line(state: State, rate: float) -> str:
     """Share, bytes, rate and time left of a save; `rate` in bytes of RAM a second."""
-    work, migration = the_work(state), state.vm.migration
-    done = work.done_share * migration.total
-    line = f"{work.done_share:4.0%}  {size(done)} of {size(migration.total)}"
+    work, total = the_work(state), pace.total(state)
+    done = work.done_share * total
+    line = f"{work.done_share:4.0%}  {size(done)} of {size(total)}"
     if rate > 0:
-        left = (migration.total - done) / rate
+        left = (total - done) / rate
         line += f"  {size(rate)}/s  {seconds(left)} left"
     return line
 
@@ -247,6 +253,7 @@ def ending(state: State) -> str:
 _ENDINGS = {
     Outcome.SAVED: "saved",
     Outcome.RESUMED: "runs",
+    Outcome.DUMPED: "dumped",
     Outcome.CHECKED: "checked",
     Outcome.REFUSED: "refused, nothing was touched",
     Outcome.FAILED: "failed",
@@ -277,9 +284,15 @@ def proof(state: State) -> Iterator[tuple[str, str]]:
         return
     if work.options.goal is Goal.SAVE:
         yield "file", _file(state)
+    if work.options.goal is Goal.DUMP:
+        yield "dump", _dump(state)
+        yield from _how_to_open(work)
     yield "guest", _guest(state)
     yield from proof_of_cards(state)
-    yield "settings", _settings(state)
+    if work.options.goal is not Goal.DUMP:
+        yield "settings", _settings(state)
+    if work.guarded:
+        yield "panic", _panic(state)
     for text in work.notes:
         yield "note", printable(text)
 
@@ -306,14 +319,34 @@ def _file(state: State) -> str:
     return "none is left" if work.discarded or not work.reserved else f"{path}.partial (not whole)"
 
 
+def _dump(state: State) -> str:
+    work = the_work(state)
+    path = printable(work.options.output, 300)
+    if work.published and work.file:
+        return f"{path}  {size(work.file.size)}, {printable(work.file.format, 40)}, read through and whole"
+    return "none is left" if work.discarded or not work.reserved else f"{path}.partial (not whole)"
+
+
+def _how_to_open(work: Workflow) -> Iterator[tuple[str, str]]:
+    """With what a dump can be looked at, and what that needs."""
+    if not work.published:
+        return
+    path = shlex.quote(printable(work.options.output, 300))
+    if work.dump_format == "win-dmp":
+        yield "open", f"windbg -z {path}"
+        return
+    drgn = f"drgn -c {path} -s vmlinux" if work.dump_format == preflight.QUICK else ""
+    ways = [f"crash vmlinux {path}", *([f"or {drgn}"] if drgn else [])]
+    yield "open", f"{', '.join(ways)}  (vmlinux: the guest's own kernel, with debug information)"
+
+
 def _guest(state: State) -> str:
     vm, stood = state.vm, stopped_seconds(state)
     if vm.link is not Link.UP:
         return "QEMU has ended" if vm.link is Link.GONE else "QEMU cannot be asked"
     still = the_work(state).marks.resumed is None and stood is not None
-    past = (
-        "" if stood is None else ", stopped since the state was saved" if still else f", was stopped for {seconds(stood)}"
-    )
+    since = "it was dumped" if the_work(state).options.goal is Goal.DUMP else "the state was saved"
+    past = "" if stood is None else f", stopped since {since}" if still else f", was stopped for {seconds(stood)}"
     return f"{printable(vm.runstate, 40)}{past}"
 
 
@@ -336,7 +369,15 @@ def _card(card: Primary, vm: Vm) -> str:
 def _settings(state: State) -> str:
     if state.vm.link is not Link.UP:
         return "cannot be looked at"
-    return "all parameters and capabilities as they were" if restored(state) else "NOT all as they were"
+    return "all parameters and capabilities as they were" if settings_restored(state) else "NOT all as they were"
+
+
+def _panic(state: State) -> str:
+    """What was done against a panic that ends QEMU, and what it does on one now."""
+    if state.vm.link is not Link.UP:
+        return "would only have stopped the guest during the save"
+    action = printable(state.vm.panic_action or "not known", 20)
+    return f"would only have stopped the guest during the save; QEMU's panic action now: {action}"
 
 
 def strategy_line(strategy: str, why: str) -> str:

@@ -39,16 +39,20 @@ from vmtui.backend.core.events import (
 )
 from vmtui.backend.core.model import (
     ENDED_STATES,
+    Card,
     Fact,
     Goal,
     Link,
+    Options,
     Phase,
     Sent,
     Trouble,
     Vm,
     Workflow,
 )
-from vmtui.backend.core.state import State, Watching, as_told, give_up, note, the_work
+from vmtui.backend.core.naming import core_name
+from vmtui.backend.core.result import left_unanswered
+from vmtui.backend.core.state import State, Watching, as_told, give_up, given_up_save, note, the_work
 
 Condition = Callable[[State], bool]
 Effect = Callable[[State], State]
@@ -65,7 +69,9 @@ class Rule(NamedTuple):
 ANY = float("inf")
 SINCE_ENTERED = -1.0
 """The fact must have been learned after this phase began."""
-PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact not in (Fact.FDSETS, Fact.YANK)}
+ASKED_BY_RULES = frozenset({Fact.FDSETS, Fact.YANK, Fact.DUMP, Fact.DUMP_FORMATS})
+"""What only some workflows come to need."""
+PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact not in ASKED_BY_RULES}
 
 NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.PREFLIGHT: PROBE,
@@ -73,6 +79,7 @@ NEEDS: dict[Phase, dict[Fact, float]] = {
     Phase.UNPLUG:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
     Phase.PAUSE:     {Fact.MIGRATION: ANY, Fact.STATUS: 0.25},
     Phase.SAVE:      {Fact.MIGRATION: 0.25, Fact.STATUS: 1.0},
+    Phase.DUMP:      {Fact.DUMP: 0.25, Fact.STATUS: 1.0},
     Phase.CANCEL:    {Fact.MIGRATION: 0.25, Fact.STATUS: 0.5},
     Phase.FINISH:    {Fact.STATUS: 0.005},
     Phase.RESUME:    {Fact.STATUS: 0.05},
@@ -90,16 +97,20 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
     Phase.PREFLIGHT: (
         Rule((is_.given_up,), go=Phase.DONE),
         Rule((is_.place_unknown,), do.survey),
+        Rule((is_.dump_formats_unknown,), do.ask_dump_formats),
+        Rule((is_.dump_unknown,), do.ask_dump),
         Rule((is_.undecided,), do.decide),
         Rule((is_.blocked,), do.refuse, Phase.DONE),
         Rule((is_.only_checking,), go=Phase.DONE),
         Rule((is_.only_resuming,), do.take_baseline, Phase.RESUME),
+        Rule((is_.only_dumping,), do.take_baseline, Phase.DUMP),
         Rule((), do.take_baseline, Phase.PREPARE),
     ),
     Phase.PREPARE: (
         Rule((is_.nothing_touched,), go=Phase.DONE),
         Rule((is_.given_up,), go=Phase.RESUME),
         Rule((is_.file_not_reserved,), do.reserve),
+        Rule((is_.panic_action_not_as_wanted, is_.may_try_panic_action), do.set_panic_action),
         Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
         Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
         Rule((is_.file_not_handed_over,), do.hand_over_file),
@@ -140,6 +151,18 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.early_bytes_unknown,), do.count_early_bytes),
         Rule((is_.parameters_not_as_wanted,), do.set_parameters),
     ),
+    Phase.DUMP: (
+        Rule((is_.nothing_touched,), go=Phase.DONE),
+        Rule((is_.given_up, is_.dump_sent, is_.dump_running), None),
+        Rule((is_.given_up,), go=Phase.RESUME),
+        Rule((is_.file_not_reserved,), do.reserve),
+        Rule((is_.dump_never_arrived, is_.dump_tried_enough), do.blame_silent_dump),
+        Rule((is_.dump_never_arrived,), do.try_dump_again),
+        Rule((is_.dump_not_sent, is_.file_not_handed_over), do.hand_over_dump),
+        Rule((is_.dump_not_sent,), do.dump),
+        Rule((is_.dump_failed,), do.blame_dump),
+        Rule((is_.dump_completed,), go=Phase.RESUME),
+    ),
     Phase.CANCEL: (
         Rule((is_.migration_ended,), go=Phase.RESUME),
         Rule((is_.stopped_with_unplug_pending, is_.may_try_cont, is_.cont_is_due), do.cont),
@@ -152,6 +175,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
     ),
     Phase.RESUME: (
         Rule((is_.should_stay_stopped,), go=Phase.SETTLE),
+        Rule((is_.running, is_.only_dumping), go=Phase.SETTLE),
         Rule((is_.running,), go=Phase.REPLUG),
         Rule((is_.not_finalized, is_.just_begun), None),
         Rule((is_.cannot_run,), do.note_cannot_run, Phase.SETTLE),
@@ -162,6 +186,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
     Phase.REPLUG: (
         Rule((is_.no_card_to_bring_back,), go=Phase.SETTLE),
         Rule((is_.stopped,), go=Phase.SETTLE),
+        Rule((is_.card_deleted, is_.may_add_card), do.add_card),
         Rule((is_.card_deleted,), do.note_deleted, Phase.SETTLE),
         Rule((is_.cards_are_back, is_.cards_are_driven), go=Phase.SETTLE),
         Rule((is_.cards_are_back, is_.driver_had_its_time), do.note_not_driven, Phase.SETTLE),
@@ -170,6 +195,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.migration_running, is_.replug_has_time), None),
         Rule((is_.migration_running,), do.note_still_migrating, Phase.SETTLE),
         Rule((is_.qemu_may_plug_by_itself,), None),
+        Rule((is_.card_is_new,), None),
         Rule((is_.replug_tried_enough,), do.note_card_out, Phase.SETTLE),
         Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
         Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
@@ -183,6 +209,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((), do.replug),
     ),
     Phase.SETTLE: (
+        Rule((is_.panic_action_not_as_wanted, is_.may_try_panic_action), do.set_panic_action),
         Rule((is_.migration_running, is_.just_begun), None),
         Rule((is_.capabilities_not_as_wanted, is_.may_try_capabilities), do.set_capabilities),
         Rule((is_.parameters_not_as_wanted, is_.may_try_parameters), do.set_parameters),
@@ -283,8 +310,8 @@ def _wished(state: State, event: Wish | Cancel | Tune | KeepWaiting | LetRun | W
     match event:
         case Wish():
             return _begin(state, event)
-        case Cancel(_, text):
-            return _cancel(state, text)
+        case Cancel(_, text, dump):
+            return _cancel(state, text, dump=dump)
         case Tune():
             return tuning.wish(state, event)
         case KeepWaiting(_, seconds):
@@ -308,11 +335,31 @@ def _begin(state: State, event: Wish) -> State:
     )
     # Pre-flight looks at the VM as it is now, not as it was when somebody last looked: also not at an answer under way.
     vm = facts.without(state.vm, *(fact for fact in Fact if fact is not Fact.FEATURES))
-    last = as_told(state).work if event.options.goal is Goal.CHECK else None
+    kept = event.options.goal is Goal.CHECK or event.options == follow_up(state)
+    last = as_told(state).work if kept else None
     return replace(state, work=work, last=last, vm=vm, outstanding=None, tunes=())
 
 
-def _cancel(state: State, text: str) -> State:
+def follow_up(state: State) -> Options | None:
+    """What is to be begun now that this is over: the dump of a guest that did not answer."""
+    work = state.work
+    if work is None or work.outcome is None or not work.dump_next or state.vm.link is not Link.UP:
+        return None
+    return Options(goal=Goal.DUMP, output=core_name(work.options.output))
+
+
+def to_heal(state: State) -> Options | None:
+    """What is to be begun where nothing is under way: a guest answered, long after, a request that a save of ours had left
+    open, and QEMU deleted its card. Once: what is begun is no save."""
+    saved = given_up_save(state) or as_told(state).work
+    if state.busy or saved is None or saved.options.goal is not Goal.SAVE or not left_unanswered(saved):
+        return None
+    before = saved.baseline.cards if saved.baseline is not None else {}
+    lost = [card for card in state.vm.primaries if card.card is Card.DELETED and before.get(card.device_id) is Card.PLUGGED]
+    return Options(goal=Goal.RESUME) if lost and is_.running(state) else None
+
+
+def _cancel(state: State, text: str, *, dump: bool) -> State:
     work = state.work
     if work is None or work.phase is Phase.DONE or work.published or isinstance(state.outstanding, Publish):
         return state
@@ -320,7 +367,10 @@ def _cancel(state: State, text: str) -> State:
         return note(state, "cancelled too late: QEMU has ended, and the state that it wrote is all that is left")
     if work.options.goal is Goal.RESUME and work.baseline is not None:
         return note(state, "a resume is not undone: it went on to its end")
-    return give_up(replace(state, work=replace(work, interrupt=True)), Trouble.USER, text)
+    if is_.only_dumping(state) and is_.dump_sent(state) and is_.dump_running(state):
+        state = note(state, "QEMU cannot break a dump off: the guest stood until its end, and the file was removed then")
+    work = replace(the_work(state), interrupt=True, dump_next=dump and work.options.goal is Goal.SAVE)
+    return give_up(replace(state, work=work), Trouble.USER, text)
 
 
 def _restart(state: State, event: Restarted) -> State:
@@ -356,10 +406,12 @@ def _mark(before: State, state: State) -> State:
     marks = work.marks
     changes: dict[str, Any] = {}
     in_motion = marks.asked is not None and work.sent is not Sent.NO and marks.completed is None
-    in_motion = in_motion and not is_.completion_is_old_news(state)
+    in_motion = in_motion and not is_.completion_is_old_news(state) and not is_.only_dumping(state)
     if in_motion and marks.unplugged is None and vm.migration.status in facts.UNPLUGGED_STATES:
         changes["unplugged"] = at
     if in_motion and vm.migration.status == "completed" and work.phase in COPYING:
+        changes["completed"] = at
+    if work.phase is Phase.DUMP and marks.completed is None and is_.dump_is_complete(state):
         changes["completed"] = at
     if marks.stopped is None and was.runstate == "running" and vm.runstate != "running":
         changes["stopped"] = at
@@ -374,8 +426,8 @@ def _mark(before: State, state: State) -> State:
     work = replace(work, marks=replace(marks, **changes)) if changes else work
     if work.sent is Sent.UNKNOWN and marks.asked is not None and vm.migration.status not in ENDED_STATES:
         work = replace(work, sent=Sent.YES)  # whatever became of the reply
-    if work.phase in (Phase.SAVE, Phase.FINISH) and work.sent is not Sent.NO and vm.migration.total:
-        work = _progress(work, vm)
+    if work.sent is not Sent.NO and (share := _share(work, vm)) is not None:
+        work = replace(work, done_share=max(work.done_share, min(share, 1.0)))
     return replace(state, work=work)
 
 
@@ -383,12 +435,16 @@ COPYING = frozenset({Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL})
 """Phases in which the migration that makes the file can come to its end."""
 
 
-BEFORE_IT_IS_SAVED = COPYING | {Phase.PREPARE}
+BEFORE_IT_IS_SAVED = COPYING | {Phase.PREPARE, Phase.DUMP}
 
 
-def _progress(work: Workflow, vm: Vm) -> Workflow:
-    share = 1.0 if vm.migration.status == "completed" else 1 - vm.migration.remaining / vm.migration.total
-    return replace(work, done_share=max(work.done_share, min(share, 1.0)))
+def _share(work: Workflow, vm: Vm) -> float | None:
+    """How much of the file is written, 0 to 1; None where nobody knows, or it is not the time for it."""
+    if work.phase is Phase.DUMP and vm.dump.status == "active" and vm.dump.total:
+        return vm.dump.completed / vm.dump.total
+    if work.phase in (Phase.SAVE, Phase.FINISH) and vm.migration.total:
+        return 1.0 if vm.migration.status == "completed" else 1 - vm.migration.remaining / vm.migration.total
+    return None
 
 
 # --- advance ------------------------------------------------------------------------------------------------------

@@ -355,7 +355,7 @@ def _dump_guest_memory(vm: Machine, arguments: Arguments) -> Any:
     dump_format = arguments.get("format", "elf")
     if dump_format not in vm.profile.dump_formats:
         raise Refused(f"{dump_format} is not available now")
-    vm.start_dump(_dump_target(vm, arguments["protocol"]))
+    vm.start_dump(_dump_target(vm, arguments["protocol"]), dump_format)
     return {} if arguments.get("detach") else LATER
 
 

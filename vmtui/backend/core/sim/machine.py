@@ -683,7 +683,7 @@ class Machine:
 
     # The dump
 
-    def start_dump(self, target: Target) -> None:
+    def start_dump(self, target: Target, dump_format: str) -> None:
         if self.migrating:
             raise Refused(
                 "disallowing migration blocker (migration/snapshot in progress) for: "
@@ -691,7 +691,7 @@ class Machine:
             )
         total = self.ram + 262_144
         was_running = self.stop_vm("save-vm")
-        self.dump = Dump("active", total, self.now, self._limited(target), was_running)
+        self.dump = Dump("active", total, self.now, self._limited(target), was_running, format=dump_format)
         limit = self.dump.target.limit
         self._after(min(total, total if limit is None else limit) / self.scenario.dump_speed, "dump")
 
@@ -713,7 +713,8 @@ class Machine:
         self.dump = replace(dump, status="failed" if failed else "completed", completed=completed)
         data: dict[str, Any] = {"result": self.dump_result()}
         if failed:
-            data["error"] = f"dump: failed to save memory: {dump.target.error}"
+            elf = f"dump: failed to save memory: {dump.target.error}"
+            data["error"] = elf if dump.format == "elf" else "dump: failed to write page desc"
         self._closed += [Write(dump.target.scheme, dump.target.target, completed - dump.written, "dump", True)]
         self.emit("DUMP_COMPLETED", data)
         if dump.was_running:

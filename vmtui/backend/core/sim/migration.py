@@ -55,3 +55,4 @@ class Dump:
     was_running: bool = False
     completed: int = 0
     written: int = 0
+    format: str = "elf"

@@ -97,10 +97,22 @@ class SaveFile:
         return bytes((_END,)) + _U32.pack(_RAM_ID) + first + records + _U64.pack(_EOS) + _footer(_RAM_ID)
 
 
-def dump_head(size: int) -> bytes:
-    """The beginning of an ELF core file of `size` bytes: enough to be told from anything else."""
-    identity = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    return (identity + Struct("<HHIQQQIHHHHHH").pack(4, 62, 1, 0, 64, 0, 0, 64, 56, 0, 0, 0, 0))[: max(size, 0)]
+def dump_ends(dump_format: str, size: int) -> tuple[bytes, bytes]:
+    """The beginning and the end of a core file of `size` bytes in one piece; between them there is nothing but zeros."""
+    if dump_format == "elf":
+        head = Struct("<HHIQQQIHHHHHH").pack(4, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+        program = Struct("<IIQQQQQQ").pack(1, 0, 120, 0, 0, max(size - 120, 0), max(size - 120, 0), 0)
+        return b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + head + program, b""
+    if dump_format == "win-dmp":
+        return b"PAGEDU64".ljust(0xFA0, b"\0") + Struct("<Q").pack(size), b""
+    header = b"KDUMP   " + Struct("<I").pack(6) + bytes(412) + Struct("<IIIII").pack(0, 4096, 1, 2, 1)
+    if dump_format.startswith("kdump-raw"):
+        bitmap, blank = b"\1".ljust(4096, b"\0"), bytes(4096)
+        page = Struct("<QIIQ").pack(5 * 4096, max(size - 5 * 4096, 0), 0, 0)
+        return header.ljust(4096, b"\0") + blank + bitmap + bitmap + page, b""
+    flat = b"makedumpfile".ljust(16, b"\0") + Struct(">qq").pack(1, 1)
+    piece = Struct(">qq").pack(0, max(size - 4096 - 2 * 16, 0))
+    return flat.ljust(4096, b"\0") + piece + header, b"\xff" * 16
 
 
 def _counted(name: str) -> bytes:

@@ -71,3 +71,9 @@ class Scenario:
     """Somebody else's migration runs already, to a file of theirs, at 64 KiB/s."""
     addable: bool = True
     """device_add brings a deleted card back, on a QEMU that can."""
+
+    @property
+    def panic_words(self) -> tuple[str, ...]:
+        """What QEMU's command line says of a panic."""
+        device = ("-device", "pvpanic") if self.panic_device else ()
+        return device if self.panic_action == "shutdown" else (*device, "-action", f"panic={self.panic_action}")
