@@ -1376,6 +1376,7 @@ def test_a_running_guest_is_dumped_stands_still_for_that_only_and_its_card_is_le
     assert result.stopped_seconds == pytest.approx(ended - begun, abs=0.002)
     changing = [each.execute for each in play.sent if isinstance(each, Command) and each.learns is None]
     assert changing == ["getfd", "dump-guest-memory"]
+    assert Phase.REPLUG not in play.phases()
     (dump,) = play.commands("dump-guest-memory")
     assert dump.arguments == {"paging": False, "protocol": "fd:vmtui-state", "detach": True, "format": "elf"}
 
@@ -1434,16 +1435,19 @@ def test_a_dump_of_somebody_else_is_not_waited_for_and_refused() -> None:
 
 def test_a_dump_that_somebody_began_in_the_last_moment_costs_ours_its_file_only() -> None:
     began = once(lambda play: play.store.partial, lambda play: play.vm.start_dump(Target("file", "/core"), "elf"))
-    play = dump_of(watch=began)
+    play = dump_of(Scenario(dump_speed=50e6), watch=began)
     result = play.run()
+    assert next(at for phase, at in play.work.timeline if phase is Phase.RESUME) < 1.0, "that one is not waited for"
     assert (result.outcome, play.store.partial) == (Outcome.FAILED, False)
     assert "There is a dump in process" in str(result.error)
     assert play.vm.runstate == "running"
 
 
 def test_a_dump_that_is_cancelled_stands_until_its_end_and_leaves_no_file() -> None:
-    play = dump_of(watch=once(lambda play: play.vm.dumping and play.state.vm.dump.status == "active", Play.cancel))
+    slow = Scenario(dump_speed=10e6)
+    play = dump_of(slow, watch=once(lambda play: play.vm.dumping and play.state.vm.dump.status == "active", Play.cancel))
     result = play.run()
+    assert play.commands("cont") == []
     assert (result.outcome, result.exit_code) == (Outcome.CANCELLED, Exit.CANCELLED)
     assert not play.vm.dumping
     assert (play.vm.runstate, play.store.partial, play.store.published) == ("running", False, False)
@@ -1473,6 +1477,41 @@ def test_a_dump_of_which_nobody_heard_is_neither_taken_for_done_nor_lost(earlier
     assert play.run().outcome is Outcome.DUMPED
     assert play.store.whole
     assert play.vm.runstate == "running"
+
+
+def test_a_dump_that_was_complete_before_the_monitor_was_back_is_not_made_again() -> None:
+    def lose(_play: Play, action: Action) -> str | None:
+        return "drop-after" if isinstance(action, Command) and action.execute == "dump-guest-memory" else None
+
+    play = dump_of(Scenario(dump_speed=100e9), fault=lose)
+    assert play.run().outcome is Outcome.DUMPED
+    assert len(play.commands("dump-guest-memory")) == 1
+
+
+def test_a_dump_that_arrives_at_the_third_time_is_a_dump() -> None:
+    def lose(play: Play, action: Action) -> str | None:
+        dumps = isinstance(action, Command) and action.execute == "dump-guest-memory"
+        return "drop-before" if dumps and play.drops < 2 else None
+
+    assert dump_of(fault=lose).run().outcome is Outcome.DUMPED
+
+
+def test_a_paused_guest_that_somebody_dumps_is_not_dumped_too() -> None:
+    play = dump_of(Scenario(runstate="paused"))
+    play.vm.start_dump(Target("file", "/core"), "elf")
+    assert play.run().outcome is Outcome.REFUSED
+
+
+def test_where_no_file_can_be_made_for_a_dump_nothing_more_is_done() -> None:
+    play = dump_of(store=Store(refuse="reserve"))
+    play.run()
+    assert play.phases() == [Phase.PREFLIGHT, Phase.DUMP, Phase.DONE]
+
+
+def test_a_qemu_that_dies_in_the_middle_of_a_dump_is_the_reason() -> None:
+    play = dump_of(Scenario(killed="save-vm"))
+    assert str(play.run().error).startswith("QEMU ended in phase dump")
+    assert not play.store.partial
 
 
 def test_a_dump_that_never_arrives_is_not_sent_for_ever() -> None:

@@ -436,9 +436,9 @@ def dump_failed(state: State) -> bool:
 
 
 def dump_never_arrived(state: State) -> bool:
-    """Nobody knows whether it was taken; none runs, and the last one is what it was. Once more does no harm."""
+    """Nobody knows whether it was taken, and the last one is what it was. Once more does no harm."""
     work = the_work(state)
-    return work.sent is Sent.UNKNOWN and not dump_running(state) and state.vm.dump.status == work.dump_before
+    return work.sent is Sent.UNKNOWN and state.vm.dump.status == work.dump_before
 
 
 def dump_is_complete(state: State) -> bool:
