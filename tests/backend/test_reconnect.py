@@ -13,7 +13,7 @@ from vmtui.backend.core.errors import Exit
 from vmtui.backend.core.model import Outcome
 from vmtui.backend.core.sim import STOCK_7_2, STOCK_11_1, FaultKind, Profile, WireFault
 
-pytestmark = pytest.mark.usefixtures("state_home", "no_descriptor_is_left")
+pytestmark = [pytest.mark.slice, pytest.mark.usefixtures("state_home", "no_descriptor_is_left")]
 
 
 def asked_of(path: Path, profile: Profile) -> list[str]:

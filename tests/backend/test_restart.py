@@ -28,7 +28,7 @@ from vmtui.backend.store import VmLock
 from vmtui.backend.stream import read_stream
 from vmtui.backend.unfinished import read_unfinished, unfinished_journals
 
-pytestmark = pytest.mark.usefixtures("state_home", "no_descriptor_is_left")
+pytestmark = [pytest.mark.slice, pytest.mark.usefixtures("state_home", "no_descriptor_is_left")]
 
 
 def resume(*journals: Path) -> list[VmView]:

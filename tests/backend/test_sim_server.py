@@ -583,6 +583,7 @@ def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state" / "vmtui"
 
 
+@pytest.mark.slice
 @pytest.mark.usefixtures("state_home")
 def test_every_scenario_ends_with_the_exit_code_that_the_list_says(tmp_path: Path) -> None:
     asked = [named for named in SCENARIOS if named.name not in ALONE]
@@ -705,6 +706,7 @@ STORIES = {
 }  # fmt: skip
 
 
+@pytest.mark.slice
 def test_a_journal_played_again_ends_as_it_did(tmp_path: Path, state_home: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
@@ -727,6 +729,7 @@ def test_a_journal_played_again_ends_as_it_did(tmp_path: Path, state_home: Path)
         assert result.file is None or read_stream(Path(result.file)).whole
 
 
+@pytest.mark.slice
 def test_the_command_plays_a_journal_to_any_client(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     with simulated(tmp_path, "--name", "shop 1", "--speed", "20", "--file-limit", "1M"):

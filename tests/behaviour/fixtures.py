@@ -20,8 +20,10 @@ from tests.behaviour.on_twin import TwinPen
 from vmtui.backend.core.sim import PROFILES
 
 NO_QEMU = "no QEMU that runs: install one, or name it in VMTUI_QEMUS"
-FAST = ("stock-7.2", "pause-vm-10.0")
-"""The twins of `make check`: one without pause-vm, one with. `make test` has all of them."""
+FAST = "stock-7.2"
+"""The twin of `make check`; `make test` has all of them."""
+LONG = ("test_trouble", "test_dump")
+"""Modules that only `make test` runs, with every twin."""
 SLICE = (pytest.mark.slice,)
 AnyGuest = Guest
 AnyPen = Pen[Any, Any]
@@ -40,7 +42,7 @@ class Side:
 @cache  # pytest tells a parameter by its identity: another one would be another pen
 def twins() -> tuple[Side, ...]:
     return tuple(
-        Side(f"twin-{name}", partial(_twin_pen, name, stands_for_others=name == FAST[0]), () if name in FAST else SLICE)
+        Side(f"twin-{name}", partial(_twin_pen, name, stands_for_others=name == FAST), () if name == FAST else SLICE)
         for name in PROFILES
     )
 
@@ -69,7 +71,8 @@ def run_on(sides: Sequence[Side], metafunc: pytest.Metafunc) -> None:
 
 def _parameter(side: Side, module: str) -> Any:
     group = (pytest.mark.xdist_group(f"{module}-{side.id}"),) if side.is_real else ()
-    return pytest.param(side, id=side.id, marks=(*side.marks, *group))
+    marks = side.marks or (SLICE if module.rpartition(".")[2] in LONG else ())
+    return pytest.param(side, id=side.id, marks=(*marks, *group))
 
 
 @pytest.fixture(scope="session")
