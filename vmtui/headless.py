@@ -16,13 +16,14 @@ from typing import Any, Protocol, TextIO, TypeVar
 
 import msgspec
 
-from vmtui.backend.core import pace, words
+from vmtui.backend.core import pace, verdict, words
 from vmtui.backend.core.errors import Exit, RefusedError, Unreachable, VmtuiError
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, VmView
 from vmtui.backend.core.model import Finding, Goal, Level, Options, Phase, Workflow
 from vmtui.backend.core.pace import Pace
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.text import printable
+from vmtui.backend.core.verdict import Kind
 from vmtui.backend.discovery import Address, FoundVm, process
 from vmtui.backend.engine import Engine, finished
 from vmtui.backend.remote import Remote, open_engine
@@ -264,6 +265,7 @@ class JsonPrinter:
         self._number = 0
         self._share: tuple[float, int] | None = None
         self._findings: tuple[Finding, ...] = ()
+        self._verdict: Kind | None = None
 
     def show(self, view: VmView) -> None:
         work = view.state.work
@@ -275,6 +277,7 @@ class JsonPrinter:
                 kind = "warning" if each.level is not Level.NOTE else "note"
                 self._line(view.state.now, kind, msgspec.to_builtins(each))
         self._records(view)
+        self._tell_verdict(view)
         self._progress(view, work)
 
     def _records(self, view: VmView) -> None:
@@ -282,6 +285,14 @@ class JsonPrinter:
         for record in view.log[-(newest - self._number) :] if newest > self._number else ():
             self._line(record.at, record.kind, record.data)
         self._number = newest
+
+    def _tell_verdict(self, view: VmView) -> None:
+        found = verdict.verdict(view.state)
+        if found is None or found.kind in (self._verdict, Kind.WAITING):
+            return
+        self._verdict = found.kind
+        said = {"verdict": found.kind, "line": found.line, "known": found.known, "then": found.then}
+        self._line(view.state.now, "verdict", said)
 
     def _progress(self, view: VmView, work: Workflow) -> None:
         share = (work.done_share, _written(view))

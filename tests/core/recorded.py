@@ -1,7 +1,9 @@
 """What was recorded from real QEMUs: transcripts and schemas, as data."""
 
+import gzip
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,10 @@ def _read(path: Path) -> Transcript:
     lines = (json.loads(line) for line in path.read_text().splitlines())
     read = tuple(Line(line["t"], line["dir"], line["msg"] or {}) for line in lines)
     return Transcript(path.parent.name, path.stem, read)
+
+
+@cache
+def registers() -> dict[str, list[tuple[float, str]]]:
+    """`info registers -a` of guests, by what is the matter with them: seconds since the first, and the text."""
+    told: dict[str, list[tuple[float, str]]] = json.loads(gzip.decompress((DATA / "hmp/registers.json.gz").read_bytes()))
+    return told

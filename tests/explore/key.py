@@ -18,9 +18,12 @@ from vmtui.backend.core.workflow import ANY, NEEDS
 
 LOOKED_BACK = {
     fact: max([age for needs in NEEDS.values() if 0 < (age := needs.get(fact, 0.0)) < ANY], default=0.0) for fact in Fact
-} | {Fact.YANK: is_.TIDYING_POLL}
+} | {Fact.YANK: is_.TIDYING_POLL, Fact.CPUS: is_.SAMPLE_EVERY}
 """Seconds after which a fact is simply old."""
-AFTER_PREFLIGHT = {fact for phase, needs in NEEDS.items() for fact in needs if phase is not Phase.PREFLIGHT} | {Fact.YANK}
+AFTER_PREFLIGHT = {fact for phase, needs in NEEDS.items() for fact in needs if phase is not Phase.PREFLIGHT} | {
+    Fact.YANK,
+    Fact.CPUS,
+}
 """Facts that are looked at once more after the pre-flight."""
 TRIED = {
     "add-card": is_.SELF_PLUG,
@@ -94,6 +97,7 @@ def _facts(state: State, now: float) -> Hashable:
             vm.fdsets_in_use,
             vm.tidying,
             vm.standbys,
+            bool(vm.samples),
             bool(vm.features.parameters),
         ),
         frozenset(
@@ -169,7 +173,7 @@ def _baseline(baseline: Baseline | None) -> Hashable:
 
 def _marks(work: Workflow, now: float) -> Hashable:
     marks = work.marks
-    waits = work.options.unplug_timeout if work.phase in (Phase.PREPARE, Phase.UNPLUG) else 0.0
+    waits = max(work.options.unplug_timeout, is_.SLOW_AFTER) if work.phase in (Phase.PREPARE, Phase.UNPLUG) else 0.0
     return (
         _age(marks.asked, now, waits),
         _age(marks.completed, now, is_.CLOSES_UNSEEN if work.strategy is Strategy.BACKGROUND else 0.0),

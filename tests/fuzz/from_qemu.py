@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tests.core.play import Play
-from tests.core.recorded import transcripts
+from tests.core.recorded import registers, transcripts
 from tests.core.test_commands import VERSIONS, VM, hmp, query, schema
 from tests.fuzz import mutate
 from vmtui import headless
@@ -48,6 +48,7 @@ def replies() -> dict[Fact, tuple[Any, ...]]:
     found[Fact.MEMORY] += [{"base-memory": 256 << 20, "plugged-memory": 0}]
     found[Fact.FDSETS] += [[{"fds": [{"fd": 17, "opaque": "vmtui-state"}], "fdset-id": 0}, {"fds": [], "fdset-id": 1}]]
     found[Fact.YANK] += [[{"type": "chardev", "id": "c"}, {"type": "migration"}]]
+    found[Fact.CPUS] += [texts[0][1] for texts in registers().values()]
     found[Fact.UUID] += [{"UUID": "6b29fc40-ca47-1067-b31d-00dd010662da"}]
     found[Fact.NAME] += [{"name": "web"}]
     return {fact: tuple(values) for fact, values in found.items()}
@@ -59,7 +60,7 @@ def _recorded(asked: dict[str, Fact]) -> Iterator[tuple[Fact, Any]]:
         for line in transcript.lines:
             if line.direction == "send":
                 fact = asked.get(line.message.get("execute", ""))
-                fact = None if fact in (Fact.DEVICES, Fact.CONFIG_WINDOW, Fact.CARDS, Fact.MACHINE) else fact
+                fact = None if fact in (Fact.DEVICES, Fact.CONFIG_WINDOW, Fact.CARDS, Fact.MACHINE, Fact.CPUS) else fact
             elif "return" in line.message and fact is not None:
                 yield fact, line.message["return"]
 

@@ -10,7 +10,7 @@ def test_a_guest_that_does_not_answer_is_waited_for_and_then_given_up(pen: AnyPe
         open_the_vm(seen)
         begin_a_save(seen)
         guest.waits_for_unplug()
-        seen.until("Keep waiting", "Cancel the save", "only silence tells")  # it opens by itself
+        seen.until("Keep waiting", "Cancel the save", "s of silence since UNPLUG_PRIMARY")  # it opens by itself
         seen.press("w")
         seen.until("press g to see what is known", "In 5")  # of the minute that was asked for
         assert guest.migration_status() == "wait-unplug"

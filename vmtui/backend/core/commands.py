@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from vmtui.backend.core.model import Dump, Fact, Features, FileReport, Migration, Place, Primary, Setting, Vm
+from vmtui.backend.core.model import Cpu, Dump, Fact, Features, FileReport, Migration, Place, Primary, Setting, Vm
 
 STATE_FD = "vmtui-state"
 """The name under which QEMU gets the file: of a descriptor (getfd), or as the opaque of an fd set (add-fd)."""
@@ -128,6 +128,12 @@ class Formats(msgspec.Struct, frozen=True, tag="formats"):
     names: tuple[str, ...]
 
 
+class Cpus(msgspec.Struct, frozen=True, tag="cpus"):
+    """All vCPUs in this moment, or none."""
+
+    cpus: tuple[Cpu, ...]
+
+
 class Surveyed(msgspec.Struct, frozen=True, tag="place"):
     place: Place
 
@@ -138,7 +144,7 @@ class Read(msgspec.Struct, frozen=True, tag="file"):
 
 Learned = (
     Text | Runstate | MigrationNow | Settings | Offered | Number | Devices | FdSets | ConfigWords | Dumping | Formats
-    | Surveyed | Read
+    | Cpus | Surveyed | Read
 )  # fmt: skip
 
 
@@ -183,6 +189,7 @@ QUERIES: dict[Fact, Callable[[Vm], Command | None]] = {
     Fact.YANK:          _ask("query-yank", Fact.YANK),
     Fact.DUMP:          _ask("query-dump", Fact.DUMP),
     Fact.DUMP_FORMATS:  _ask("query-dump-guest-memory-capability", Fact.DUMP_FORMATS),
+    Fact.CPUS:          lambda _vm: hmp("info registers -a", learns=Fact.CPUS),
 }  # fmt: skip
 
 
@@ -328,6 +335,20 @@ def config_words(text: str) -> tuple[int, int] | None:
     return (int(found[1], 16), int(found[2], 16)) if found else None
 
 
+_CPU = re.compile(r"^[RE]IP=([0-9a-f]{1,16}) [RE]FL=([0-9a-f]{1,16}) .*\bCPL=([0-3]) .*\bHLT=([01])", re.MULTILINE)
+INTERRUPT_FLAG = 1 << 9
+MOST_CPUS = 64
+
+
+def cpus(registers: str) -> tuple[Cpu, ...]:
+    """The vCPUs of `info registers -a`, in its order; none of another machine than x86, or of one too large to keep."""
+    found = tuple(
+        Cpu(int(pc, 16), halted == "1", bool(int(flags, 16) & INTERRUPT_FLAG), cpl == "3")
+        for pc, flags, cpl, halted in _CPU.findall(registers)
+    )
+    return found if len(found) <= MOST_CPUS else ()
+
+
 class _Dev:
     """One device of `info qtree`, while it is read."""
 
@@ -434,4 +455,5 @@ _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
     Fact.DUMP:          lambda value: Dumping(dump(value)),
     Fact.DUMP_FORMATS:  lambda value: Formats(tuple(_expect(each, str) for each in _get(value, "formats", list))),
     Fact.CONFIG_WINDOW: lambda value: Number(config_window(_expect(value, str))),
+    Fact.CPUS:          lambda value: Cpus(cpus(_expect(value, str))),
 }  # fmt: skip

@@ -41,6 +41,11 @@ MIGRATING = SAVING | {Phase.REPLUG}
 GUARDED = SAVING | {Phase.CANCEL, Phase.FINISH, Phase.RESUME, Phase.REPLUG}
 """Phases in which a panic must not end QEMU: until the guest runs on, and its card is back."""
 
+SLOW_AFTER = 5.0
+"""Seconds after which a guest that has not unplugged is called slow; a quick one takes a quarter of a second."""
+SAMPLE_EVERY = 0.5
+"""Seconds between two looks at the vCPUs of a slow one."""
+
 TRIES = 3
 CONT_TRIES = 20
 PAUSE_BETWEEN_TRIES = 0.5
@@ -405,6 +410,17 @@ def to_be_let_run(state: State) -> bool:
 def unplug_time_is_up(state: State) -> bool:
     work = the_work(state)
     return work.marks.asked is not None and state.now - work.marks.asked >= work.options.unplug_timeout
+
+
+def guest_is_slow(state: State) -> bool:
+    asked = the_work(state).marks.asked
+    return asked is not None and state.now - asked > SLOW_AFTER
+
+
+def sample_is_due(state: State) -> bool:
+    """What QEMU did not tell once is not asked again."""
+    asked = state.vm.seen.get(Fact.CPUS)
+    return asked is None or (bool(state.vm.samples) and state.now - asked >= SAMPLE_EVERY)
 
 
 def stuck_means_cancel(state: State) -> bool:

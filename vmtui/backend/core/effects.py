@@ -38,6 +38,7 @@ from vmtui.backend.core.model import (
     Vm,
     Workflow,
 )
+from vmtui.backend.core.samples import Life, life
 from vmtui.backend.core.state import State, alarm, give_up, note, the_work
 
 PIPE_FD = "vmtui-replug"
@@ -238,7 +239,14 @@ def blame_guest(state: State) -> State:
         return give_up(state, Trouble.QEMU, f"QEMU did not get past {state.vm.migration.status!r} within {waited:g} s")
     if state.vm.runstate != "running":
         return _stuck(state, f"the guest is {state.vm.runstate}: it cannot let go of its card")
-    return _stuck(state, f"the guest did not let go of its network card within {waited:g} s; it may have crashed")
+    return _stuck(state, f"the guest did not let go of its network card within {waited:g} s; {_how_it_is(state)}")
+
+
+def _how_it_is(state: State) -> str:
+    found = life(state.vm)
+    if found.life is Life.UNKNOWN:
+        return "it may have crashed"
+    return "it lives, as its vCPUs show" if found.life is Life.LIVES else f"it is {found.life}: {found.why}"
 
 
 def blame_crash(state: State) -> State:
@@ -366,6 +374,10 @@ def remove_fdset(state: State) -> State:
 
 def ask_yank(state: State) -> State:
     return _ask(state, Fact.YANK)
+
+
+def ask_cpus(state: State) -> State:
+    return _ask(state, Fact.CPUS)
 
 
 def ask_fdsets(state: State) -> State:

@@ -13,6 +13,7 @@ from vmtui.backend.core import cmdline
 from vmtui.backend.core.commands import (
     Command,
     ConfigWords,
+    Cpus,
     Devices,
     Dumping,
     FdSets,
@@ -27,12 +28,13 @@ from vmtui.backend.core.commands import (
     dump,
 )
 from vmtui.backend.core.events import Connected, Disconnected, QmpEvent
-from vmtui.backend.core.model import Card, Fact, Link, Migration, Primary, Vm
+from vmtui.backend.core.model import Card, Cpu, Fact, Link, Migration, Primary, Sample, Vm
 
 NO_CARD = 0xFFFFFFFF
 BUS_MASTER = 1 << 2
 UNPLUGGED_STATES = frozenset({"active", "pre-switchover", "device", "completed"})
 """Migration states that come only after every primary has left."""
+KEPT_SAMPLES = 16
 
 
 def with_fact(vm: Vm, fact: Fact, at: float, **changes: Any) -> Vm:
@@ -55,14 +57,12 @@ def learn(vm: Vm, command: Command, learned: Learned, at: float) -> Vm:
     fact = command.learns
     assert fact is not None
     match learned:
-        case Text(value) | Settings(value) | Dumping(value):
+        case Text(value) | Settings(value) | Dumping(value) | Offered(value):
             return with_fact(vm, fact, at, **{fact.value: value})
         case Runstate(status):
             return with_fact(vm, fact, at, runstate=status, panicked=vm.panicked or status == "guest-panicked")
         case MigrationNow(now):
             return with_fact(vm, fact, at, migration=_keep_numbers(vm.migration, now), primaries=_let_go(vm, now.status))
-        case Offered(features):
-            return with_fact(vm, fact, at, features=features)
         case Number(value) if fact is Fact.YANK:
             return with_fact(vm, fact, at, tidying=bool(value))
         case Number(value) if fact is Fact.MEMORY:
@@ -73,12 +73,22 @@ def learn(vm: Vm, command: Command, learned: Learned, at: float) -> Vm:
             return with_fact(vm, fact, at, fdsets=ids, fdsets_in_use=in_use)
         case Formats(names):
             return with_fact(vm, fact, at, dump_formats=names)
+        case Cpus(cpus):
+            return with_fact(vm, fact, at, samples=_sampled(vm.samples, cpus, at))
         case Devices(primaries, standbys):
             return with_fact(vm, fact, at, primaries=_merge(vm.primaries, primaries), standbys=standbys)
         case ConfigWords(device_id, words):
             return _cards_seen(replace(vm, primaries=_proved(vm.primaries, device_id, words, at)), at)
         case _:
             return vm
+
+
+def _sampled(before: tuple[Sample, ...], cpus: tuple[Cpu, ...], at: float) -> tuple[Sample, ...]:
+    """Where their number has changed, the older ones cannot be compared with it."""
+    if not cpus:
+        return ()
+    same = before if before and len(before[-1].cpus) == len(cpus) else ()
+    return (*same, Sample(at, cpus))[-KEPT_SAMPLES:]
 
 
 def _keep_numbers(before: Migration, now: Migration) -> Migration:
@@ -147,6 +157,7 @@ def connected(vm: Vm, event: Connected) -> Vm:
         start_time=event.start_time,
         argv=event.argv or vm.argv,
         panic_action=_panic_action(vm, event),
+        samples=(),
         seen={},
     )
 
@@ -213,12 +224,12 @@ def _dumped(vm: Vm, data: dict[str, Any], at: float) -> Vm:
 def _reset(vm: Vm, _data: dict[str, Any], _at: float) -> Vm:
     """The guest boots: it will number its buses anew."""
     stale = (Fact.STATUS, Fact.DEVICES, Fact.CONFIG_WINDOW, Fact.CARDS)
-    return without(replace(vm, panicked=False), *stale)
+    return without(replace(vm, panicked=False, samples=()), *stale)
 
 
 _EVENTS: dict[str, Callable[[Vm, dict[str, Any], float], Vm]] = {
     "MIGRATION":      _migration,
-    "STOP":           lambda vm, _data, at: with_fact(vm, Fact.STATUS, at, runstate="paused"),
+    "STOP":           lambda vm, _data, at: with_fact(vm, Fact.STATUS, at, runstate="paused", samples=()),
     "RESUME":         lambda vm, _data, at: with_fact(vm, Fact.STATUS, at, runstate="running"),
     "GUEST_PANICKED": lambda vm, _data, _at: without(replace(vm, panicked=True), Fact.STATUS),
     "RESET":          _reset,

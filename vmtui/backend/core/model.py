@@ -54,6 +54,8 @@ class Fact(StrEnum):
     """The fd sets that a save of ours left: asked when it is over, for a lost reply leaves one that nobody noted."""
     DUMP = "dump"
     DUMP_FORMATS = "dump-formats"
+    CPUS = "cpus"
+    """A sample of the vCPUs of a guest that does not answer."""
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -138,6 +140,23 @@ class Primary(msgspec.Struct, frozen=True):
         return not values.get("rombar", "1").startswith("0") and values.get("romfile", "") not in ("", '""', "<null>")
 
 
+class Cpu(msgspec.Struct, frozen=True):
+    """One vCPU in the moment of a sample, as `info registers` has it."""
+
+    pc: int
+    """Its program counter: a guest-virtual address."""
+    halted: bool = False
+    interrupts: bool = True
+    """It takes them."""
+    user: bool = False
+    """It runs a program, not the kernel."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    at: float
+    cpus: tuple[Cpu, ...]
+
+
 class Vm(msgspec.Struct, frozen=True):
     """The facts of one VM, whoever caused them."""
 
@@ -180,6 +199,8 @@ class Vm(msgspec.Struct, frozen=True):
     """QEMU has not finished with its last migration, whatever status it tells."""
     fdsets_in_use: tuple[int, ...] = ()
     """Those whose files were taken back, and that QEMU has not closed yet."""
+    samples: tuple[Sample, ...] = ()
+    """The last few of the vCPUs, oldest first, all of the guest as it runs now."""
     seen: dict[Fact, float] = {}
     """When each fact was last learned over THIS connection; absent = must be asked."""
 

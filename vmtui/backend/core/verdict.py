@@ -14,6 +14,7 @@ from vmtui.backend.core import possible, preflight, words
 from vmtui.backend.core.fleet import Snapshot
 from vmtui.backend.core.glance import Tone
 from vmtui.backend.core.model import OnStuck, Phase, Vm
+from vmtui.backend.core.samples import Life
 from vmtui.backend.core.state import State, the_work
 from vmtui.backend.core.text import printable
 
@@ -31,10 +32,19 @@ class Kind(StrEnum):
     WAITING = "waiting"
     SLOW = "slow"
     PAUSED = "paused"
+    PROBABLY_DEAD = "probably dead"
     DEAD = "dead"
 
 
-TONES = {Kind.WAITING: Tone.BUSY, Kind.SLOW: Tone.WARN, Kind.PAUSED: Tone.WARN, Kind.DEAD: Tone.BAD}
+TONES = {
+    Kind.WAITING: Tone.BUSY,
+    Kind.SLOW: Tone.WARN,
+    Kind.PAUSED: Tone.WARN,
+    Kind.PROBABLY_DEAD: Tone.BAD,
+    Kind.DEAD: Tone.BAD,
+}
+GONE = (Kind.PROBABLY_DEAD, Kind.DEAD)
+"""Of a guest that is not expected to answer."""
 
 
 class Usual(msgspec.Struct, frozen=True):
@@ -112,8 +122,10 @@ def _cards(state: State) -> str:
 
 
 def _line(kind: Kind, state: State, waited: float) -> str:
-    if kind is Kind.DEAD:
+    if state.vm.panicked:
         return "dead: the guest panicked and will not answer"
+    if kind in GONE:
+        return f"{kind}: {words.by_samples(state).why}"
     if kind is Kind.PAUSED:
         return (
             f"paused: somebody else paused the guest ({printable(state.vm.runstate, 40)}); it cannot answer until it runs"
@@ -129,11 +141,18 @@ def _known(kind: Kind, state: State, waited: float) -> tuple[str, ...]:
     elif vm.runstate != "running":
         since = f" for {state.now - work.marks.stopped:.0f} s" if work.marks.stopped is not None else ""
         known.append(f"It is {printable(vm.runstate, 40)}{since}. Not by vmtui: by another tool, or a person.")
-    known.append(f"{waited:.0f} s of silence since UNPLUG_PRIMARY. A guest that refuses sends nothing: only silence tells.")
-    if kind in (Kind.WAITING, Kind.SLOW):
+    seen = words.by_samples(state)
+    tells = "" if seen.why else " A guest that refuses sends nothing: only silence tells."
+    known.append(f"{waited:.0f} s of silence since UNPLUG_PRIMARY.{tells}")
+    if kind is Kind.SLOW and seen.why:
+        lives = "It lives" if seen.life is Life.LIVES else "It is not clear whether it lives"
+        known.append(f"{lives}: {seen.why}.")
+    elif kind in (Kind.WAITING, Kind.SLOW):
         known.append("QEMU says that it runs." if _has_panic_device(vm) else
                      "QEMU says that it runs; it has no panic device, so a crashed guest looks like this too.")  # fmt: skip
-    if kind is Kind.DEAD:
+    if kind is Kind.PROBABLY_DEAD:
+        known.append("A kernel goes round after a panic. Not for sure: one that polls while it is idle may look like that.")
+    if kind in GONE:
         known.append("A core dump (dump-guest-memory) is refused while a migration runs: cancel first, then dump.")
     return tuple(known)
 
@@ -143,7 +162,7 @@ def _has_panic_device(vm: Vm) -> bool:
 
 
 def _usual(kind: Kind, usually: Usual) -> str:
-    if kind in (Kind.PAUSED, Kind.DEAD):
+    if kind in (Kind.PAUSED, *GONE):
         return ""
     if usually.seconds is None:
         return "A guest usually lets go in 0.3 s to 1 s; this VM was not saved before."
@@ -152,11 +171,11 @@ def _usual(kind: Kind, usually: Usual) -> str:
 
 
 def _then(state: State, kind: Kind, left: float) -> str:
-    if kind is Kind.DEAD and not is_.stuck_means_cancel(state):
-        return "The save goes on waiting, as you asked, and nobody will answer it."
+    if kind in GONE and not is_.stuck_means_cancel(state):
+        return "The save goes on waiting, as you asked, and nobody is expected to answer it."
     if not is_.stuck_means_cancel(state):
         return "The save goes on waiting, as you asked, until the guest answers or you cancel."
-    if kind is Kind.DEAD:
+    if state.vm.panicked:
         return "The save is being cancelled."
     dumped = ", and the guest's memory dumped" if the_work(state).options.on_stuck is OnStuck.DUMP else ""
     return f"In {left:.0f} s the save is cancelled by itself, the card plugged back, the partial file removed{dumped}."
@@ -180,7 +199,7 @@ def occasion(state: State, usually: Usual = NEVER_SAVED) -> Occasion | None:
     if found is None:
         return None
     work = the_work(state)
-    if found.kind is Kind.DEAD or (found.kind is Kind.PAUSED and _stands(state)):
+    if found.kind in GONE or (found.kind is Kind.PAUSED and _stands(state)):
         return Occasion(work.started, found.kind, None)
     ends = is_.stuck_means_cancel(state)
     if ends and found.left <= min(NEARLY_UP, work.options.unplug_timeout / 3):
@@ -217,6 +236,8 @@ def choices(state: State) -> tuple[Choice, ...]:
 def _if_waited(state: State) -> str:
     if state.vm.panicked:
         return "It panicked: it will never answer."
+    if words.verdict_word(state) in GONE:
+        return "Nothing is changed; but it is not expected ever to answer."
     if is_.stopped(state):
         return "It stays paused, and cannot answer until somebody resumes it."
     return "It runs on meanwhile, and the save goes on as soon as it lets go."

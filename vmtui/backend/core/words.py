@@ -28,11 +28,9 @@ from vmtui.backend.core.model import (
     Workflow,
 )
 from vmtui.backend.core.result import settings_restored, stopped_seconds
+from vmtui.backend.core.samples import Judgement, Life, life
 from vmtui.backend.core.state import State, the_work
 from vmtui.backend.core.text import printable
-
-SLOW_AFTER = 5.0
-"""Seconds after which a guest that has not unplugged is called slow; a quick one takes a quarter of a second."""
 
 MEANING = {
     Phase.PREFLIGHT: "looking at the VM",
@@ -124,24 +122,35 @@ def verdict(state: State) -> str:
     left = max(work.options.unplug_timeout - waited, 0)
     names = ", ".join(printable(card.device_id, 60) for card in vm.primaries) or "none"
     word = verdict_word(state)
-    if word == "dead":
+    if vm.panicked:
         return "dead: the guest panicked and will not answer"
     if word == "paused":
         return f"paused: the guest is {printable(vm.runstate, 40)} and cannot answer until it runs"
     dumps = work.options.on_stuck is OnStuck.DUMP
     then = "cancels, and dumps it," if dumps else "cancels" if is_.stuck_means_cancel(state) else "goes on waiting"
+    found = by_samples(state)
+    if found.life in DEATHS:
+        return f"{word}: {found.why}; {then} in {left:.0f} s"
     return f"{word} for the guest to unplug {names}; {then} in {left:.0f} s"
 
 
+DEATHS = frozenset({Life.DEAD, Life.PROBABLY_DEAD})
+
+
+def by_samples(state: State) -> Judgement:
+    """What its vCPUs tell of a guest that runs and does not answer."""
+    return life(state.vm) if is_.running(state) and is_.guest_is_slow(state) else Judgement()
+
+
 def verdict_word(state: State) -> str:
-    """waiting, slow, paused or dead: how the guest takes the request to unplug its card."""
-    work, vm = the_work(state), state.vm
+    """waiting, slow, paused, probably dead or dead: how the guest takes the request to unplug its card."""
+    vm = state.vm
     if vm.panicked:
         return "dead"
     if vm.runstate != "running":
         return "paused"
-    waited = state.now - (work.marks.asked if work.marks.asked is not None else state.now)
-    return "slow" if waited > SLOW_AFTER else "waiting"
+    found = by_samples(state).life
+    return str(found) if found in DEATHS else "slow" if is_.guest_is_slow(state) else "waiting"
 
 
 def progress_line(state: State, rate: float) -> str:

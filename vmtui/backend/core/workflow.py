@@ -69,7 +69,7 @@ class Rule(NamedTuple):
 ANY = float("inf")
 SINCE_ENTERED = -1.0
 """The fact must have been learned after this phase began."""
-ASKED_BY_RULES = frozenset({Fact.FDSETS, Fact.YANK, Fact.DUMP, Fact.DUMP_FORMATS})
+ASKED_BY_RULES = frozenset({Fact.FDSETS, Fact.YANK, Fact.DUMP, Fact.DUMP_FORMATS, Fact.CPUS})
 """What only some workflows come to need."""
 PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact not in ASKED_BY_RULES}
 
@@ -128,6 +128,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.to_be_let_run, is_.may_try_cont, is_.cont_is_due), do.let_run),
         Rule((is_.guest_panicked, is_.stuck_means_cancel), do.blame_crash),
         Rule((is_.unplug_time_is_up, is_.stuck_means_cancel), do.blame_guest),
+        Rule((is_.guest_is_slow, is_.running, is_.sample_is_due), do.ask_cpus),
     ),
     Phase.PAUSE: (
         Rule((is_.given_up, is_.migrate_sent, is_.migration_running), go=Phase.CANCEL),
@@ -334,7 +335,7 @@ def _begin(state: State, event: Wish) -> State:
         timeline=((Phase.PREFLIGHT, event.at),),
     )
     # Pre-flight looks at the VM as it is now, not as it was when somebody last looked: also not at an answer under way.
-    vm = facts.without(state.vm, *(fact for fact in Fact if fact is not Fact.FEATURES))
+    vm = facts.without(replace(state.vm, samples=()), *(fact for fact in Fact if fact is not Fact.FEATURES))
     kept = event.options.goal is Goal.CHECK or event.options == follow_up(state)
     last = as_told(state).work if kept else None
     return replace(state, work=work, last=last, vm=vm, outstanding=None, tunes=())

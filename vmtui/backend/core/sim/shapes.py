@@ -134,6 +134,24 @@ def _hmp_word(value: Any) -> Any:
     return ("off", "on")[value] if isinstance(value, bool) else value
 
 
+_IDLE, _DELAY_LOOP = 0xFFFFFFFF81A4E8CB, 0xFFFFFFFF819EC723
+
+
+def _registers(vm: Machine) -> str:
+    """`info registers` of its one vCPU. A guest that is up idles, and does something now and then, all over its kernel; a
+    dead one is in the kernel's delay loop for ever."""
+    turn = int(vm.now * 10)
+    awake = vm.guest != "dead" and turn % 7 == 0
+    pc = _DELAY_LOOP if vm.guest == "dead" else 0xFFFFFFFF81000000 + turn * 0x1357 % 0xA00000 if awake else _IDLE
+    flags, halted = ("00000206 [-----P-]", 0) if awake or vm.guest == "dead" else ("00000246 [---Z-P-]", 1)
+    return (
+        "\r\nCPU#0\r\n"
+        "RAX=000000000001ad40 RBX=0000000000000000 RCX=0000000000000000 RDX=4000000000000000\r\n"
+        f"RIP={pc:016x} RFL={flags} CPL=0 II=0 A20=1 SMM=0 HLT={halted}\r\n"
+        "CS =0010 0000000000000000 ffffffff 00af9b00 DPL=0 CS64 [-RA]\r\n"
+    )
+
+
 def _qtree(vm: Machine) -> str:
     """`info qtree`: the root ports with the cards behind them, indented as QEMU does."""
     lines = ["bus: main-system-bus", "  type System", '  dev: q35-pcihost, id ""', "    bus: pcie.0", "      type PCIE"]
@@ -189,6 +207,7 @@ _INFO: dict[str, Callable[[Machine], str]] = {
     "name": lambda vm: f"{vm.name}\r\n",
     "qtree": _qtree,
     "ramblock": _ramblock,
+    "registers -a": _registers,
     "status": lambda vm: f"VM status: {vm.runstate if vm.running else f'paused ({vm.runstate})'}\r\n",
 }
 
