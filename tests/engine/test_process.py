@@ -418,6 +418,21 @@ def test_release_gives_a_monitor_back_while_a_screen_shows_the_vm(path: Path) ->
         screen.communicate("quit\n")
 
 
+def test_a_path_is_a_path_whatever_is_in_it(path: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir(mode=0o700)
+    names = ["a\nb.vmstate", "x,offset=4.vmstate", "$(touch pwned);`id`.vmstate", "\x1b[2J.vmstate", "-rf.vmstate"]
+    with FakeQemu(path) as qemu:
+        for name in (*names, "../place/up.vmstate"):
+            code, out, err = vmtui("save", qemu.address, "--output", f"{place}/{name}")
+            assert (code, err) == (0, ""), name
+            assert "\x1b" not in out
+            assert qemu.as_before
+    wanted = {*names, "up.vmstate"}
+    assert {each.name for each in place.iterdir()} == wanted | {f"{name}.json" for name in wanted}
+    assert not list(tmp_path.rglob("pwned"))
+
+
 def test_jobs_of_odd_names_find_no_file_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "x.ndjson").write_text("{}\n", encoding="utf-8")
     for name in ("../x", str(tmp_path / "x"), "..", "a\nb", "$(id)", "x,offset=1"):
