@@ -12,7 +12,7 @@ def test_a_guest_that_does_not_answer_is_waited_for_and_then_given_up(pen: AnyPe
         guest.waits_for_unplug()
         seen.until("Keep waiting", "Cancel the save", "only silence tells")  # it opens by itself
         seen.press("w")
-        seen.until("g shows what is known", "In 5")  # of the minute that was asked for
+        seen.until("press g to see what is known", "In 5")  # of the minute that was asked for
         assert guest.migration_status() == "wait-unplug"
 
         seen.press("g")

@@ -37,6 +37,8 @@ FRONT_ENDS = 64
 """At the same time: more are told so, and let go."""
 HELLO_LIMIT = 5.0
 """Seconds for a front end to say what it is."""
+LAST_WORDS = 2.0
+"""Seconds that front ends have to read how everything ended."""
 APART = 0.02
 """Seconds between two messages to one front end, at the least: what changes meanwhile goes out as one."""
 BACKLOG = 1024
@@ -137,6 +139,10 @@ class _FrontEnd:
     def tell_all(self, views: dict[str, VmView]) -> None:
         """Its first news."""
         self._changed.update(views)
+        self.tell_the_rest(views)
+
+    def tell_the_rest(self, views: dict[str, VmView]) -> None:
+        """What has changed, now: without waiting for the other end to read."""
         self.writer.write(wire.packed(self._news(views)))
 
     def changed(self, key: str) -> None:
@@ -202,9 +208,19 @@ class Server:
                 await self._until_over()
             finally:
                 server.close()
+                await asyncio.sleep(0)  # what the engine publishes in this turn
                 for front in self._fronts:
-                    front.writer.close()
+                    front.tell_the_rest(self._views)
+                await self._let_all_read()
             self._say("ends")
+
+    async def _let_all_read(self) -> None:
+        """What was written last reaches those that read, and waits for nobody else."""
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(LAST_WORDS):
+                for front in tuple(self._fronts):
+                    front.writer.close()
+                    await front.writer.wait_closed()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
