@@ -79,7 +79,7 @@ def _place(parent: Path) -> Any:
     """A home for guests, journals and states, and nothing of it left. Unix sockets want a short path."""
     with tempfile.TemporaryDirectory(prefix="vb-") as home, tempfile.TemporaryDirectory(dir=parent) as states:
         os.environ |= {"VMTUI_LAB_DIR": f"{home}/lab", "XDG_STATE_HOME": f"{home}/state", "VMTUI_SNAPSHOT_DIR": states}
-        os.environ["XDG_RUNTIME_DIR"] = home
+        os.environ["VMTUI_RUNTIME_DIR"] = home
         os.environ["PYTHONPYCACHEPREFIX"] = f"{home}/pycache"  # compiled once, as an installed vmtui is
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         try:

@@ -57,6 +57,7 @@ class Plain:
         """What is under way goes on when this ends."""
         self._told: dict[str, tuple[str, ...]] = {}
         self._ended: dict[str, float] = {}
+        self._trouble = ""
         self.leaving = False
         """The user wants to end."""
 
@@ -69,6 +70,9 @@ class Plain:
     def changes(self, clock: str) -> Iterator[str]:
         """What has changed since this was last read; `clock` is the time of day."""
         fleet = self._source.fleet
+        if fleet.host.trouble != self._trouble:
+            self._trouble = fleet.host.trouble
+            yield from filter(None, [self._trouble])
         for key in self._told.keys() - fleet.vms.keys():
             del self._told[key]
         for view in sorted(fleet.vms.values(), key=lambda each: each.state.vm.shown):
@@ -209,6 +213,8 @@ def show(names: Sequence[str], *, directory: str | None = None, read_only: bool 
         service.stop()
         os.close(heard)
         os.close(told)
+    if service.error is not None:
+        raise service.error
     return Exit.OK
 
 

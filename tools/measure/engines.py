@@ -10,7 +10,7 @@ from vmtui.backend import server
 
 
 def engine_pid(runtime: Path) -> int:
-    """Of the engine whose XDG_RUNTIME_DIR this is; 0 where none runs."""
+    """Of the engine whose VMTUI_RUNTIME_DIR this is; 0 where none runs."""
     return server.pid_of_engine(runtime / "vmtui") or 0
 
 

@@ -71,7 +71,7 @@ def _environment(home: Path) -> dict[str, str]:
         "VMTUI_DEMO_DIR": str(home / "vms"),
         "VMTUI_SNAPSHOT_DIR": str(home / "snapshots"),
         "XDG_STATE_HOME": str(home / "state"),
-        "XDG_RUNTIME_DIR": str(home),
+        "VMTUI_RUNTIME_DIR": str(home),
         "XDG_CONFIG_HOME": str(home / "config"),
     }
 
