@@ -187,7 +187,7 @@ def _clear(guest: AnyGuest, environment: Mapping[str, str]) -> None:
 def _home(guest: AnyGuest) -> Iterator[Mapping[str, str]]:
     """An environment with an engine of its own, which is gone afterwards."""
     with tempfile.TemporaryDirectory() as runtime:
-        own = {**guest.environment, "XDG_RUNTIME_DIR": runtime}
+        own = {**guest.environment, "VMTUI_RUNTIME_DIR": runtime}
         before = dict(os.environ)
         os.environ |= own  # the engine's lock is looked for here
         os.environ.pop("VMTUI_ENGINE", None)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.measure import parts
+from tools.measure.engines import end_engine
 from tools.measure.parts import Bench
 from tools.measure.qmp import BenchError
 from tools.measure.rows import Row, table
@@ -78,9 +79,13 @@ def _place(parent: Path) -> Any:
     """A home for guests, journals and states, and nothing of it left. Unix sockets want a short path."""
     with tempfile.TemporaryDirectory(prefix="vb-") as home, tempfile.TemporaryDirectory(dir=parent) as states:
         os.environ |= {"VMTUI_LAB_DIR": f"{home}/lab", "XDG_STATE_HOME": f"{home}/state", "VMTUI_SNAPSHOT_DIR": states}
+        os.environ["VMTUI_RUNTIME_DIR"] = home
         os.environ["PYTHONPYCACHEPREFIX"] = f"{home}/pycache"  # compiled once, as an installed vmtui is
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        yield Path(states)
+        try:
+            yield Path(states)
+        finally:
+            end_engine(Path(home))
 
 
 def _measured(name: str, part: Part, bench: Bench) -> list[Row]:

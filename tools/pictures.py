@@ -59,6 +59,7 @@ def _draw_save() -> None:
             "VMTUI_LAB_DIR": f"{work}/lab",
             "VMTUI_SNAPSHOT_DIR": f"{work}/snapshots",
             "XDG_STATE_HOME": f"{work}/state",
+            "VMTUI_ENGINE": "inside",
             "NO_COLOR": "1",
         }
         _run(environment, "lab", "up", "--name", GUEST)

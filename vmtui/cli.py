@@ -108,7 +108,7 @@ def _guarded(command: Callable[[Any], int], given: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
-        sys.stderr.write("vmtui: interrupted before anything was changed\n")
+        sys.stderr.write("vmtui: interrupted; what was under way goes on (vmtui jobs)\n")
         return 5
     except Exception as error:
         if "VMTUI_DEBUG" in os.environ:

@@ -173,7 +173,7 @@ def _run(directory: Path, command: Sequence[str]) -> int:
         DIRECTORY: str(directory / "vms"),
         "VMTUI_SNAPSHOT_DIR": str(directory / "snapshots"),
         "XDG_STATE_HOME": str(directory / "state"),
-        "XDG_RUNTIME_DIR": str(directory / "run"),
+        "VMTUI_RUNTIME_DIR": str(directory / "run"),
         "PATH": f"{_beside()}:{os.environ.get('PATH', '')}",
         "PS1": "vmtui demo $ ",
     }

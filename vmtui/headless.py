@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
 import msgspec
@@ -26,6 +27,7 @@ from vmtui.backend.core.text import printable
 from vmtui.backend.core.verdict import Kind
 from vmtui.backend.discovery import Address, FoundVm, process
 from vmtui.backend.engine import Engine, finished
+from vmtui.backend.journal import has_ended
 from vmtui.backend.remote import Remote, open_engine
 
 TOLD_BEFORE = ("panic-guard", "stop", "card-out", "card-deleted")
@@ -60,13 +62,16 @@ def begin(vm: FoundVm, options: Options, printer: Printer) -> Result | str:
     return ended(_begin(vm, options, printer))
 
 
-def attach(vm: FoundVm, printer: Printer) -> Result:
-    """Show what is done to a VM already, from its beginning to its checked end. RefusedError: nothing is."""
-    return ended(_attach(vm, printer))
+def attach(vm: FoundVm, printer: Printer, *, cancels: bool = True) -> Result:
+    """Show what is done to a VM already, from its beginning to its checked end. RefusedError: nothing is.
+
+    `cancels`: Ctrl-C and SIGTERM cancel it; else they end the looking on.
+    """
+    return ended(_attach(vm, printer, cancels=cancels))
 
 
 async def _run(vm: FoundVm, options: Options, printer: Printer, *, give_back: bool) -> Result:
-    front = _Front(printer)
+    front = Front(printer)
     async with open_engine(front.take) as engine:
         _start(front, engine, vm, options)
         with _signals(front.interrupted, engine):
@@ -77,7 +82,7 @@ async def _run(vm: FoundVm, options: Options, printer: Printer, *, give_back: bo
 
 
 async def _begin(vm: FoundVm, options: Options, printer: Printer) -> Result | str:
-    front = _Front(printer)
+    front = Front(printer)
     async with open_engine(front.take) as engine:
         _start(front, engine, vm, options)
         await front.until(engine, lambda: front.ended() or bool(front.view and front.view.journal))
@@ -85,8 +90,8 @@ async def _begin(vm: FoundVm, options: Options, printer: Printer) -> Result | st
     return front.result() if front.ended() else front.view.journal
 
 
-async def _attach(vm: FoundVm, printer: Printer) -> Result:
-    front = _Front(printer)
+async def _attach(vm: FoundVm, printer: Printer, *, cancels: bool) -> Result:
+    front = Front(printer)
     async with open_engine(front.take) as engine:
         found = engine.views.get(str(vm.address))
         if found is None or not found.state.busy:
@@ -94,12 +99,12 @@ async def _attach(vm: FoundVm, printer: Printer) -> Result:
         front.key = str(vm.address)
         engine.watch(_address(vm))
         front.look(found)
-        with _signals(front.interrupted, engine):
+        with _signals(front.interrupted, engine) if cancels else contextlib.nullcontext():
             await front.until(engine, front.ended)
     return front.result()
 
 
-def _start(front: "_Front", engine: Engine | Remote, vm: FoundVm, options: Options) -> None:
+def _start(front: "Front", engine: Engine | Remote, vm: FoundVm, options: Options) -> None:
     address = _address(vm)
     front.key, front.options = str(address), options
     if (found := engine.views.get(front.key)) is not None:
@@ -137,7 +142,7 @@ def ended(running: Coroutine[Any, Any, T]) -> T:
         raise own.exceptions[0] from group
 
 
-class _Front:
+class Front:
     """What a front end needs to know: the latest value, and whether it is the last one."""
 
     def __init__(self, printer: Printer) -> None:
@@ -148,6 +153,8 @@ class _Front:
         """When a workflow began that was over before this one was asked for."""
         self._is_ours = False
         """What was asked for has begun; what follows it by itself is shown too."""
+        self.lost = False
+        """The engine knows nothing of it any more: its journal may."""
         self.view: VmView | None = None
         self._printer = printer
         self._changed = asyncio.Event()
@@ -155,9 +162,18 @@ class _Front:
 
     def take(self, fleet: Fleet) -> None:
         view = fleet.vms.get(self.key)
-        if view is not None and not self.ended():
-            self.look(view)
+        if not self.ended():
+            self.lost = self.lost or self._is_gone(view)
+            if view is not None:
+                self.look(view)
         self._changed.set()
+
+    def _is_gone(self, view: VmView | None) -> bool:
+        """A workflow that is in a journal is not in the engine any more."""
+        seen = self.view.state.work if self.view is not None and self.view.journal else None
+        if seen is None:
+            return False
+        return view is None or view.state.work is None or view.state.work.started < seen.started
 
     def look(self, view: VmView) -> None:
         work = view.state.work
@@ -169,7 +185,7 @@ class _Front:
             self._printer.show(view)
 
     def ended(self) -> bool:
-        return finished(self.view)
+        return self._is_ours and finished(self.view)
 
     def result(self) -> Result:
         assert self.view is not None
@@ -186,10 +202,26 @@ class _Front:
                     await self._changed.wait()
             if engine.trouble is not None:
                 raise engine.trouble
-            if self.view is not None and not self.ended():
-                if not self._is_ours:
-                    raise _taken(self.view.state.vm.shown)
+            if self.view is not None and not self._is_ours:
+                raise _taken(self.view.state.vm.shown)
+            if self.lost and not self.ended():
+                self._read_journal(self.view)
+            elif self.view is not None and not self.ended():
                 self._printer.tick(self.view, asyncio.get_running_loop().time())
+
+    def _read_journal(self, view: VmView | None) -> None:
+        """How it ended. Raises Unreachable where the journal does not tell."""
+        from vmtui import replay  # noqa: PLC0415 - it imports this module
+
+        assert view is not None
+        path = Path(view.journal)
+        with contextlib.suppress(OSError):
+            if has_ended(path):
+                replay.play(path, kept := _Kept(), replay.ALL_AT_ONCE)
+                self.view = kept.view
+                return
+        vm = printable(view.state.vm.shown)
+        raise Unreachable(f"vmtui's engine ended, and the next one does not go on with {vm}; vmtui recover says why")
 
     def interrupted(self, engine: Engine | Remote) -> None:
         """Cancel; then say what would be left behind; only the third time leave it."""
@@ -217,6 +249,19 @@ class _Front:
         if work.has_partial:
             left.append(f"{printable(work.options.output)}.partial")
         return "leaving now leaves " + ", ".join(left)
+
+
+class _Kept:
+    """A printer that only keeps the last view."""
+
+    view: VmView | None = None
+
+    def show(self, view: VmView) -> None: ...
+    def tick(self, view: VmView, now: float) -> None: ...
+    def say(self, text: str) -> None: ...
+
+    def end(self, view: VmView, _result: Result) -> None:
+        self.view = view
 
 
 @contextlib.contextmanager

@@ -3,10 +3,10 @@
 A job is a workflow that changed something; its id is the name of its journal, and the journal outlives the engine.
 """
 
-import asyncio
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -15,12 +15,11 @@ from vmtui import headless, replay
 from vmtui.backend import config, discovery, remote
 from vmtui.backend.core.errors import Exit, RefusedError, UsageError, VmtuiError
 from vmtui.backend.core.events import Wish
-from vmtui.backend.core.fleet import CancelWish, Fleet, VmView
+from vmtui.backend.core.fleet import CancelWish, Fleet
 from vmtui.backend.core.model import Options, Outcome
-from vmtui.backend.core.result import Result, report
+from vmtui.backend.core.result import Result
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, FoundVm
-from vmtui.backend.engine import Engine, finished
 from vmtui.backend.journal import EndLine, EventLine, Head, Line, has_ended, read_journal
 from vmtui.backend.remote import Remote, open_engine
 from vmtui.backend.store import VmLock
@@ -28,7 +27,6 @@ from vmtui.backend.unfinished import Unfinished, read_unfinished, unfinished_jou
 
 SHOWN = 20
 """Jobs that are listed, the latest: all with --all."""
-ALL_AT_ONCE = 1e9
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -140,7 +138,7 @@ def wait(spec: str, *, as_json: bool) -> int:
         return _ended(path, as_json=as_json)
     printer = _end_printer(as_json=as_json)
     try:
-        return int(headless.attach(_target(spec), printer).exit_code)
+        return int(headless.attach(_target(spec), printer, cancels=False).exit_code)
     except RefusedError:
         if path is not None and has_ended(path):  # it came to its end meanwhile
             return _ended(path, as_json=as_json)
@@ -149,7 +147,7 @@ def wait(spec: str, *, as_json: bool) -> int:
 
 def _ended(path: Path, *, as_json: bool) -> int:
     """The journal played to its end gives the very result."""
-    return replay.play(path, _end_printer(as_json=as_json), ALL_AT_ONCE)
+    return replay.play(path, _end_printer(as_json=as_json), replay.ALL_AT_ONCE)
 
 
 def _end_printer(*, as_json: bool) -> headless.Printer:
@@ -165,37 +163,16 @@ def cancel(spec: str, *, as_json: bool) -> int:
 async def _cancelled(vm: FoundVm, *, as_json: bool) -> Result:
     if vm.address is None:
         raise RefusedError(f"{printable(vm.name)} has no monitor that can be used")
-    front = _Follower(str(vm.address))
+    front = headless.Front(_end_printer(as_json=as_json))
     async with open_engine(front.take) as engine:
-        front.take(Fleet(dict(engine.views)))
-        if front.view is None or not front.view.state.busy:
+        found = engine.views.get(str(vm.address))
+        if found is None or not found.state.busy:
             raise RefusedError(f"nothing is done to {printable(vm.name)} now; vmtui jobs tells what was")
-        engine.watch(vm.address)
+        front.key = engine.watch(vm.address)
+        front.look(found)
         engine.request(CancelWish(front.key))
-        await front.end(engine)
-    result = report(front.view.state)
-    _end_printer(as_json=as_json).end(front.view, result)
-    return result
-
-
-class _Follower:
-    """The latest of one VM, until nothing is done to it any more."""
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.view: VmView | None = None
-        self._changed = asyncio.Event()
-
-    def take(self, fleet: Fleet) -> None:
-        self.view = fleet.vms.get(self.key, self.view)
-        self._changed.set()
-
-    async def end(self, engine: Engine | Remote) -> None:
-        while not finished(self.view):
-            if engine.trouble is not None:
-                raise engine.trouble
-            self._changed.clear()
-            await self._changed.wait()
+        await front.until(engine, front.ended)
+    return front.result()
 
 
 # --- monitors, and what was left ----------------------------------------------------------------------------------
@@ -245,33 +222,35 @@ def _tell_left(left: Unfinished, *, as_json: bool) -> None:
 
 
 async def _recovered(found: tuple[Unfinished, ...], *, as_json: bool) -> list[int]:
-    fronts = [_Follower(str(left.address)) for left in found]
+    """The exit code of each. An engine that is started for this goes on with them by itself."""
+    fronts = {str(left.address): headless.Front(_end_printer(as_json=as_json)) for left in found}
 
     def take(fleet: Fleet) -> None:
-        for front in fronts:
+        for front in fronts.values():
             front.take(fleet)
 
     async with open_engine(take) as engine:
-        take(Fleet(dict(engine.views)))
         for left in found:
-            if isinstance(engine, Remote):
-                engine.watch(left.address)
-            else:
-                engine.resume(left.path)
+            fronts[str(left.address)].key = str(left.address)
+            engine.watch(left.address) if isinstance(engine, Remote) else engine.resume(left.path)
+        take(Fleet(dict(engine.views)))
         if isinstance(engine, Remote):
             engine.recover()
-        await asyncio.gather(*(front.end(engine) for front in fronts))
-    codes = []
-    for front in fronts:
-        assert front.view is not None
-        _end_printer(as_json=as_json).end(front.view, report(front.view.state))
-        codes.append(_code(front.view))
-    return codes
+        for left in found:
+            front = fronts[str(left.address)]
+            await front.until(engine, partial(_is_over, front, left))
+    return [_told(fronts[str(left.address)], left, as_json=as_json) for left in found]
 
 
-def _code(view: VmView) -> int:
-    """That a save was cancelled or failed is no failure of putting things right."""
-    return Exit.ATTENTION if report(view.state).outcome is Outcome.ATTENTION else Exit.OK
+def _is_over(front: headless.Front, left: Unfinished) -> bool:
+    """Seen to its end; or it came to its end before anybody looked."""
+    return front.ended() or has_ended(left.path)
+
+
+def _told(front: headless.Front, left: Unfinished, *, as_json: bool) -> int:
+    """Say how it ended; that a save was cancelled or failed is no failure of putting things right."""
+    code = int(front.result().exit_code) if front.ended() else _ended(left.path, as_json=as_json)
+    return Exit.ATTENTION if code == Exit.ATTENTION else Exit.OK
 
 
 def begin(vm: FoundVm, options: Options, *, as_json: bool) -> int:

@@ -7,6 +7,7 @@ is drawn over.
 import os
 import select
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,7 @@ class Plain:
         """What is under way goes on when this ends."""
         self._told: dict[str, tuple[str, ...]] = {}
         self._ended: dict[str, float] = {}
+        self._trouble = ""
         self.leaving = False
         """The user wants to end."""
 
@@ -68,6 +70,9 @@ class Plain:
     def changes(self, clock: str) -> Iterator[str]:
         """What has changed since this was last read; `clock` is the time of day."""
         fleet = self._source.fleet
+        if fleet.host.trouble != self._trouble:
+            self._trouble = fleet.host.trouble
+            yield from filter(None, [self._trouble])
         for key in self._told.keys() - fleet.vms.keys():
             del self._told[key]
         for view in sorted(fleet.vms.values(), key=lambda each: each.state.vm.shown):
@@ -114,6 +119,16 @@ class Plain:
             case "wait", [name, seconds] if seconds.isdigit() and 0 < int(seconds) < 1_000_000:
                 return self._about(name, lambda view: self._ask(WaitWish(view.state.vm.key, int(seconds)), "waiting on"))
         return f"{printable(line, 80)!r} is not understood; help says what is"
+
+    def end(self) -> str:
+        """For a signal: leave; where the engine ends with this, the next one cancels what is under way first."""
+        if not self.leaving or self.outlives:
+            self.leaving = True
+            return self._leaving() if self.busy else ""
+        for key, view in self._source.fleet.vms.items():
+            if view.state.busy:
+                self._source.request(CancelWish(key))
+        return "cancelling; wait for the checked end"
 
     def _leaving(self) -> str:
         if self.outlives:
@@ -182,14 +197,24 @@ def show(names: Sequence[str], *, directory: str | None = None, read_only: bool 
         service, lambda name: str(place / f"{name}.vmstate"), read_only=read_only, outlives=not remote.is_inside()
     )
     heard, told = os.pipe()
+    asked: list[int] = []
+
+    def told_to_end(number: int, _frame: object) -> None:
+        asked.append(number)
+        _wake(told)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, told_to_end)
     service.start(lambda _fleet: _wake(told))
     print("vmtui: one line for each thing that changes; help says what can be asked for")
     try:
-        _talk(plain, heard)
+        _talk(plain, heard, asked)
     finally:
         service.stop()
         os.close(heard)
         os.close(told)
+    if service.error is not None:
+        raise service.error
     return Exit.OK
 
 
@@ -198,15 +223,21 @@ def _wake(told: int) -> None:
         os.write(told, b".")
 
 
-def _talk(plain: Plain, heard: int) -> None:
+def _talk(plain: Plain, heard: int, signals: list[int]) -> None:
+    """`signals` are those that were got and not looked at yet."""
     waiting = [sys.stdin.fileno(), heard]
     unread = b""
     while not plain.leaving or (plain.busy and remote.is_inside()):
         ready = select.select(waiting, [], [], 1.0)[0]
         if heard in ready:
             os.read(heard, 1 << 16)
+        while signals:
+            signals.pop()
+            _say(plain.end())
         if sys.stdin.fileno() in ready:
-            data = os.read(sys.stdin.fileno(), 1 << 16)
+            data = b""
+            with suppress(OSError):  # a terminal that is gone
+                data = os.read(sys.stdin.fileno(), 1 << 16)
             if not data:
                 plain.leaving = True
                 waiting.remove(sys.stdin.fileno())

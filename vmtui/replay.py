@@ -20,6 +20,8 @@ from vmtui.backend.journal import EventLine, FactsLine, Head, Line, read_journal
 from vmtui.backend.unfinished import MISFIT
 from vmtui.headless import Printer, printer_for
 
+ALL_AT_ONCE = 1e9
+
 
 def show(path: Path, *, speed: float, as_json: bool) -> int:
     """Play a journal; the exit code is the one that the save had, 1 where the journal ends before it."""

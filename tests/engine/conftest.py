@@ -17,7 +17,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     runtime = tmp_path / "run"
     runtime.mkdir(mode=0o700)
     monkeypatch.delenv("VMTUI_ENGINE")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("VMTUI_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("VMTUI_SNAPSHOT_DIR", str(tmp_path / "snapshots"))
     yield tmp_path

@@ -1,5 +1,6 @@
 """The engine outlives front ends, and what it was doing outlives the engine: asked of the VM and the file."""
 
+import asyncio
 import json
 import os
 import re
@@ -17,12 +18,18 @@ from typing import Any
 import pytest
 
 from tests.backend.fake_qmp import Do, FakeQemu, Message
+from tests.backend.saving import Front, result_of
+from tests.behaviour.looking import wait_until
 from tests.cli.test_process import ROOT, line_with, started
 from tests.engine.conftest import engine_is_gone, kill_engine
 from vmtui.backend import config, server, wire
 from vmtui.backend.core.errors import Exit
+from vmtui.backend.core.fleet import Begin, CancelWish
+from vmtui.backend.core.model import Link, Options, Outcome
 from vmtui.backend.core.sim import STOCK_7_2, STOCK_10_0
 from vmtui.backend.core.sim.scenarios import world
+from vmtui.backend.engine import finished
+from vmtui.backend.remote import Remote
 from vmtui.backend.stream import read_stream
 
 pytestmark = pytest.mark.slice
@@ -217,6 +224,80 @@ def test_a_save_that_cannot_begin_says_so_also_when_detached(path: Path) -> None
         assert jobs_of() == []
 
 
+def test_a_cancel_when_nothing_is_under_way_spoils_no_later_save(path: Path) -> None:
+    with FakeQemu(path) as qemu:
+        asyncio.run(_cancel_then_save(qemu))
+        saved_as_it_should(qemu)
+
+
+async def _cancel_then_save(qemu: FakeQemu) -> None:
+    front = Front()
+    async with Remote(front.take) as engine:
+        key = engine.watch(qemu.address)
+        await front.until(lambda views: key in views and views[key].state.vm.link is Link.UP)
+        engine.request(CancelWish(key))
+        engine.request(Begin(key, Options(output=str(file_of(qemu)))))
+        await front.until(lambda views: finished(views.get(key)))
+        assert result_of(front.views[key]).outcome is Outcome.SAVED
+
+
+def test_what_was_refused_is_not_done_by_the_next_engine(path: Path, tmp_path: Path) -> None:
+    with (
+        FakeQemu(path, scenario=STUBBORN) as busy,
+        FakeQemu(tmp_path / "other.sock") as other,
+        started(*save(busy)) as saving,
+    ):
+        line_with(saving.stdout, "unplug")
+        asyncio.run(_ask_an_engine_that_ends(other, busy))
+        assert other.commands("migrate") == []
+        assert other.as_before
+        assert busy.as_before
+
+
+async def _ask_an_engine_that_ends(other: FakeQemu, busy: FakeQemu) -> None:
+    front = Front()
+    async with Remote(front.take) as engine:
+        key = engine.watch(other.address)
+        await front.until(lambda views: key in views and views[key].state.vm.link is Link.UP)
+        first = server.pid_of_engine()
+        assert first is not None
+        os.kill(first, signal.SIGTERM)
+        await asyncio.to_thread(wait_until, lambda: "is asked to end" in server.log_path().read_text(), "it was told")
+        engine.request(Begin(key, Options(output=str(other.path.with_suffix(".vmstate")))))
+        await front.until(lambda _views: engine.trouble is not None)
+        engine.request(CancelWish(str(busy.address)))
+        await front.until(lambda views: finished(views.get(str(busy.address))))
+        await asyncio.to_thread(wait_until, lambda: server.pid_of_engine() not in (first, None), "this one starts another")
+        await front.until(lambda views: key in views and views[key].state.vm.link is Link.UP)
+
+
+def test_a_save_after_a_release_takes_the_monitor_again_whoever_held_it(path: Path) -> None:
+    with FakeQemu(path) as qemu:
+        assert vmtui("params", qemu.address, "max-bandwidth")[0] == 0
+        asyncio.run(_release_between_two_connections(qemu))
+        saved_as_it_should(qemu)
+
+
+async def _release_between_two_connections(qemu: FakeQemu) -> None:
+    front = Front()
+    with socket.socket(socket.AF_UNIX) as holder:
+        while not await asyncio.to_thread(holds, holder, qemu.path):
+            pass
+        async with Remote(front.take) as engine:
+            key = engine.watch(qemu.address)
+            await front.until(lambda views: key in views and views[key].state.vm.link is Link.LOST)
+            engine.release(key)
+            holder.close()
+            engine.request(Begin(key, Options(output=str(file_of(qemu)))))
+            await front.until(lambda views: finished(views.get(key)))
+
+
+def holds(sock: socket.socket, path: Path) -> bool:
+    sock.settimeout(10)
+    sock.connect(str(path))
+    return b"QMP" in sock.recv(1 << 16)
+
+
 # --- the engine ends ----------------------------------------------------------------------------------------------
 
 POINTS = [
@@ -360,7 +441,7 @@ def test_a_directory_that_others_can_enter_is_refused() -> None:
 def test_a_directory_with_too_long_a_name_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    monkeypatch.setenv("VMTUI_RUNTIME_DIR", str(long))
     code, _out, err = vmtui("attach")
     assert code == Exit.STORE
     assert "too long" in err
@@ -416,6 +497,21 @@ def test_release_gives_a_monitor_back_while_a_screen_shows_the_vm(path: Path) ->
         assert vmtui(*save(qemu))[0] == 0
         saved_as_it_should(qemu)
         screen.communicate("quit\n")
+
+
+def test_a_path_is_a_path_whatever_is_in_it(path: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir(mode=0o700)
+    names = ["a\nb.vmstate", "x,offset=4.vmstate", "$(touch pwned);`id`.vmstate", "\x1b[2J.vmstate", "-rf.vmstate"]
+    with FakeQemu(path) as qemu:
+        for name in (*names, "../place/up.vmstate"):
+            code, out, err = vmtui("save", qemu.address, "--output", f"{place}/{name}")
+            assert (code, err) == (0, ""), name
+            assert "\x1b" not in out
+            assert qemu.as_before
+    wanted = {*names, "up.vmstate"}
+    assert {each.name for each in place.iterdir()} == wanted | {f"{name}.json" for name in wanted}
+    assert not list(tmp_path.rglob("pwned"))
 
 
 def test_jobs_of_odd_names_find_no_file_elsewhere(tmp_path: Path) -> None:

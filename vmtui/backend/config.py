@@ -30,12 +30,17 @@ def lock_dir() -> Path:
 
 
 def runtime_dir() -> Path:
-    """Where the engine's socket is: of this boot, and of this user alone."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and _is_ours(runtime):  # su and sudo may hand on the one of somebody else
-        return Path(runtime) / "vmtui"
+    """Where the engine's socket is: of this boot, and of this user alone.
+
+    root's is not XDG_RUNTIME_DIR: that goes with the last login, and a cron job has none.
+    """
+    if given := os.environ.get("VMTUI_RUNTIME_DIR"):
+        return Path(given) / "vmtui"
     if os.geteuid() == 0:
         return Path("/run/vmtui")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and _is_ours(runtime):  # su may hand on the one of somebody else
+        return Path(runtime) / "vmtui"
     return Path(tempfile.gettempdir()) / f"vmtui-{os.geteuid()}"
 
 

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,7 +62,7 @@ from vmtui.backend.core.fleet import (
     WaitWish,
     WatchWish,
 )
-from vmtui.backend.core.model import Link, Options, Phase, Vm
+from vmtui.backend.core.model import Link, Options, Outcome, Phase, Vm
 from vmtui.backend.core.snapshot import Host, manifest
 from vmtui.backend.core.state import State, Watching
 from vmtui.backend.core.text import printable
@@ -223,16 +223,35 @@ class Session:
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         self._group = tasks
-        self._tasks = (tasks.create_task(self._work()), tasks.create_task(self._keep_connected()))
+        self._tasks = tuple(tasks.create_task(self._guarded(each)) for each in (self._work(), self._keep_connected()))
+
+    async def _guarded(self, running: Coroutine[Any, Any, None]) -> None:
+        """An error of our own on one VM is that VM's, and ends the work on no other."""
+        try:
+            await running
+        except Exception as error:  # noqa: BLE001 - the edge of a session
+            text = f"an error of vmtui's own: {printable(repr(error), 300)}; vmtui recover goes on with what was under way"
+            work = self.state.work
+            if work is not None and self.state.busy:
+                work = msgspec.structs.replace(
+                    work, phase=Phase.DONE, outcome=Outcome.ATTENTION, alarms=(*work.alarms, text)
+                )
+            vm = msgspec.structs.replace(self.state.vm, link=Link.LOST, why_lost=text)
+            self.state = msgspec.structs.replace(self.state, vm=vm, work=work, outstanding=None)
+            self.show()
+            for task in self._tasks:
+                if task is not asyncio.current_task():
+                    task.cancel()
 
     def end(self) -> None:
         for task in self._tasks:
             task.cancel()
 
     def wish(self, request: VmRequest) -> None:
-        if isinstance(request, CancelWish):
+        if isinstance(request, CancelWish) and self.state.busy:
             self._stop.set = True
-        if self._wanted.is_set():
+        if self._wanted.is_set() or (self._monitor is not None and self._monitor.connected):
+            self._wanted.set()
             self._inbox.put_nowait(_wished(request, _now()))
         elif not isinstance(request, WatchWish) or request.closely:
             self._held.append(request)
@@ -287,6 +306,7 @@ class Session:
         before = self.state
         if isinstance(event, Wish) and not before.busy:
             self._reply_id = None  # an answer that is under way is not to be taken for that of what comes next
+            self._stop = store.StopFlag()
             self._journal = Journal(Head(1, __version__, str(self.address), event.wall, boot_id()))
             self._write(FactsLine(event.at, before.vm))
         self._write(EventLine(event.at, event))
@@ -355,6 +375,7 @@ class Session:
         pause = RECONNECT_EVERY
         try:
             while True:
+                await self._wanted.wait()
                 began = _now()
                 why = await self._one_connection()
                 link = Link.LOST if self._alive() else Link.GONE
@@ -385,6 +406,8 @@ class Session:
         except Unreachable as error:
             self._ask_what_was_held()
             return str(error)
+        if not self._wanted.is_set():
+            return await monitor.close()
         self._monitor = monitor
         self._peer = monitor.peer if monitor.peer and monitor.peer.is_qemu else self._known_process
         self._inbox.put_nowait(self._greeted(monitor))

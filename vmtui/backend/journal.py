@@ -93,6 +93,7 @@ class Journal:
         self.path: Path | None = None
         self._waiting: list[bytes] = [_line(head)]
         self._fd = -1
+        self._closed = False
         self._one_at_a_time = threading.Lock()
         """`commit` runs in a thread, and events do not wait for it: the head must stay the first line."""
 
@@ -101,6 +102,7 @@ class Journal:
         """To go on with; half a line at its end is cut off. Raises StoreError."""
         journal = cls.__new__(cls)
         journal.path, journal._waiting, journal._one_at_a_time = path, [], threading.Lock()
+        journal._closed = False
         try:
             journal._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
             os.ftruncate(journal._fd, path.read_bytes().rfind(b"\n") + 1)
@@ -111,6 +113,8 @@ class Journal:
     def write(self, line: Line) -> None:
         """Add a line. A journal that cannot be written any more never stops what it tells about."""
         with self._one_at_a_time:
+            if self._closed:
+                return
             if not self.committed:
                 self._waiting.append(_line(line))
             elif self._fd >= 0:
@@ -162,6 +166,7 @@ class Journal:
         with self._one_at_a_time:
             self._end()
             self._waiting.clear()
+            self._closed = True
 
     def _end(self) -> None:
         if self._fd >= 0:

@@ -5,11 +5,13 @@ first was doing, and follows the same VMs again; the front end sees nothing but 
 """
 
 import asyncio
+import getpass
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -31,6 +33,9 @@ INSIDE = "VMTUI_ENGINE"
 """The environment variable that says `inside` where the engine is to be a part of each front end, and to end with it."""
 START_LIMIT = 20.0
 """Seconds for an engine to be there: it reads the journals of unfinished work first."""
+ENDING = 0.1
+AGAIN = 30.0
+"""Seconds for which a wish to begin is told again to an engine that comes after the one that was asked."""
 TRIES = 3
 """Engines that are started one after the other before a front end is told that none stays."""
 
@@ -64,8 +69,8 @@ class Remote:
         self._followed: dict[str, Follow] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._unsent: deque[wire.In] = deque()
-        self._begun: dict[str, Begin] = {}
-        """By VM: what an engine that dies now would take with it, for no journal tells of it yet."""
+        self._begun: dict[str, tuple[float, Begin]] = {}
+        """By VM, and when: what an engine that dies now would take with it, for no journal tells of it yet."""
         self._listening: asyncio.Task[None] | None = None
         self.welcome: Welcome | None = None
         self.trouble: VmtuiError | None = None
@@ -114,8 +119,9 @@ class Remote:
 
     def request(self, request: VmRequest) -> None:
         """Take a wish; what comes of it is seen in the fleet. It is kept while an engine is started anew."""
+        self.trouble = None  # of what was asked for before
         if isinstance(request, Begin):
-            self._begun[request.key] = request
+            self._begun[request.key] = time.monotonic(), request
         self._send(request)
 
     async def sent(self) -> None:
@@ -158,48 +164,57 @@ class Remote:
             raise Unreachable("what listens in the place of vmtui's engine is of another version, or none of it; "
                               "vmtui engine stop ends it once nothing is under way") from error  # fmt: skip
         self.welcome, self._writer = answer, writer
-        again = [begin for key, begin in self._begun.items() if not _is_about(begin, self._views.get(key))]
+        again = self._not_begun_yet()
         for message in (*self._followed.values(), *again, *(each for each in self._unsent if each not in again)):
             writer.write(wire.packed(message))
         self._unsent.clear()
         return reader
 
+    def _not_begun_yet(self) -> list[Begin]:
+        """What was asked for just now, and the engine that was asked took with it."""
+        since = time.monotonic() - AGAIN
+        return [wish for at, wish in self._begun.values() if at > since and not _is_about(wish, self._views.get(wish.key))]
+
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         tries = 0
         while True:
-            heard = await self._until_broken(reader)
-            tries = 1 if heard else tries + 1
             try:
+                heard = await self._until_broken(reader)
+                tries = 1 if heard else tries + 1
                 if tries > TRIES:
                     raise Unreachable(f"vmtui's engine ends as soon as it is started; {server.log_path()} may say why")
                 reader = await self._connect()
             except VmtuiError as error:
                 self._trouble(error)
                 return
+            except Exception as error:  # noqa: BLE001 - whoever waits for values must hear that none come any more
+                self._trouble(Unreachable(f"vmtui's engine cannot be listened to: {printable(repr(error), 300)}"))
+                return
             self._publish(Fleet(dict(self._views)))
 
     async def _until_broken(self, reader: asyncio.StreamReader) -> bool:
         """Take what comes; whether anything did."""
         heard = False
-        try:
-            while True:
-                match await wire.receive_out(reader):
-                    case Refusal(text):
-                        self._trouble(RefusedError(text))
-                    case news:
-                        heard = True
-                        self._take(news)
-        except (EOFError, OSError):
-            pass
-        except BadMessage as error:
-            self._trouble(Unreachable(f"vmtui's engine says what cannot be read: {printable(str(error), 200)}"))
+        while (value := await self._heard(reader)) is not None:
+            if isinstance(value, Refusal):
+                self._begun.pop(value.key, None)
+                self._trouble(RefusedError(value.text))
+                continue
+            heard = True
+            self._note(value)
+            self._publish(Fleet(dict(self._views)))
         if self._writer is not None:
             self._writer.close()
         return heard
 
-    def _take(self, news: wire.Out) -> None:
-        self._note(news)
-        self._publish(Fleet(dict(self._views)))
+    async def _heard(self, reader: asyncio.StreamReader) -> wire.Out | None:
+        """What the engine says next; None when it has gone."""
+        try:
+            return await wire.receive_out(reader)
+        except (EOFError, OSError):
+            return None
+        except BadMessage as error:
+            raise Unreachable(f"vmtui's engine says what cannot be read: {printable(str(error), 200)}") from error
 
     def _note(self, news: wire.Out) -> None:
         if not isinstance(news, News):
@@ -207,8 +222,12 @@ class Remote:
         views = {key: view for key, view in self._views.items() if key not in news.gone}
         for key, view in news.vms.items():
             views[key] = replace(view, log=_joined(self._views.get(key), view))
-            begun = self._begun.get(key)
-            if begun is not None and _is_about(begun, view) and (view.journal or not view.state.busy):
+            _at, begun = self._begun.get(key, (0.0, None))
+            if (
+                begun is not None
+                and (view.journal or not view.state.busy or not _is_about(begun, view))
+                and view.state.work
+            ):
                 del self._begun[key]
         self._views = views
 
@@ -236,21 +255,25 @@ def _joined(before: VmView | None, view: VmView) -> tuple[Record, ...]:
 async def _opened() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to the engine, which is started if there is none. Raises Unreachable, RefusedError or StoreError."""
     server.runtime_directory()
-    with suppress(ConnectionRefusedError, FileNotFoundError):
-        return await _open()
-    await asyncio.to_thread(start)
-    try:
-        return await _open()
-    except OSError as error:
-        if (pid := server.pid_of_engine()) is not None:
-            raise RefusedError(
-                f"vmtui's engine (pid {pid}) was told to stop, and ends once nothing is under way"
-            ) from error
-        raise Unreachable(f"vmtui's engine does not start; {printable(str(server.log_path()), 300)} may say why") from error
+    deadline = time.monotonic() + START_LIMIT
+    while True:
+        with suppress(ConnectionRefusedError, FileNotFoundError):
+            return await _open()
+        await asyncio.to_thread(start)
+        with suppress(ConnectionRefusedError, FileNotFoundError):
+            return await _open()
+        if server.pid_of_engine() is None or time.monotonic() > deadline:
+            raise Unreachable(f"vmtui's engine does not start; {printable(str(server.log_path()), 300)} may say why")
+        await asyncio.sleep(ENDING)  # one that takes nobody any more ends just now
 
 
 async def _open() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_unix_connection(str(server.socket_path()), limit=1 << 20)
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(server.socket_path()), limit=1 << 20)
+    except (ConnectionRefusedError, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise Unreachable(f"cannot connect to vmtui's engine: {os.strerror(error.errno or 0)}") from error
     if server.uid_of_peer(writer.get_extra_info("socket")) != os.geteuid():
         writer.close()
         raise Unreachable(f"somebody else listens at {printable(str(server.socket_path()), 300)}")
@@ -284,11 +307,16 @@ def start() -> None:
 
 
 def _out_of_the_session() -> list[str]:
-    """Under systemd, a scope of its own: one that does not end with the session of a terminal."""
+    """Under systemd, a scope of its own, where that does not end with the session of a terminal.
+
+    A user's own manager does end with the last session, and takes its scopes along, unless that user may linger.
+    """
     systemd_run = shutil.which("systemd-run")
     if systemd_run is None or not Path("/run/systemd/system").is_dir():
         return []
     whose = [] if os.geteuid() == 0 else ["--user"]
+    if whose and not Path("/var/lib/systemd/linger", getpass.getuser()).exists():
+        return []
     probe = [systemd_run, *whose, "--scope", "--quiet", "--collect", "true"]
     with suppress(OSError, subprocess.TimeoutExpired):
         if subprocess.run(probe, capture_output=True, timeout=5, check=False).returncode == 0:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
@@ -37,6 +38,8 @@ FRONT_ENDS = 64
 """At the same time: more are told so, and let go."""
 HELLO_LIMIT = 5.0
 """Seconds for a front end to say what it is."""
+LAST_WORDS = 2.0
+"""Seconds that front ends have to read how everything ended."""
 APART = 0.02
 """Seconds between two messages to one front end, at the least: what changes meanwhile goes out as one."""
 BACKLOG = 1024
@@ -65,7 +68,7 @@ def runtime_directory() -> Path:
     path = config.runtime_dir()
     if len(str(socket_path()).encode()) > LONGEST_PATH:
         raise StoreError(
-            f"{printable(str(path), 300)} is too long a name for a socket; set XDG_RUNTIME_DIR to a shorter one"
+            f"{printable(str(path), 300)} is too long a name for a socket; set VMTUI_RUNTIME_DIR to a shorter one"
         )
     try:
         config.private_directory(path)
@@ -104,14 +107,18 @@ class Running:
 def pid_of_engine(directory: Path | None = None) -> int | None:
     """Of the engine that runs (in `directory`); None where none does."""
     try:
-        fd = os.open((directory or config.runtime_dir()) / "engine.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        path = (directory or config.runtime_dir()) / "engine.lock"
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            return None  # somebody else's: it names no engine of this user
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        with suppress(ValueError):
-            return int(os.read(fd, 32))
+        said = os.read(fd, 32).strip()
+        return int(said) if said.isdigit() and int(said) > 1 else None
     finally:
         os.close(fd)
     return None
@@ -135,16 +142,26 @@ class _FrontEnd:
         self._wake = asyncio.Event()
 
     def tell_all(self, views: dict[str, VmView]) -> None:
-        """Its first news."""
+        """Its first news: without the logs, which come with what it follows."""
+        self._told = {key: view.log[-1].number for key, view in views.items() if view.log}
         self._changed.update(views)
+        self.tell_the_rest(views)
+
+    def follows(self, key: str) -> None:
+        self.followed.add(key)
+        self._told.pop(key, None)
+        self.changed(key)
+
+    def tell_the_rest(self, views: dict[str, VmView]) -> None:
+        """What has changed, now: without waiting for the other end to read."""
         self.writer.write(wire.packed(self._news(views)))
 
     def changed(self, key: str) -> None:
         self._changed.add(key)
         self._wake.set()
 
-    def refuse(self, text: str) -> None:
-        self._refusals.append(Refusal(text))
+    def refuse(self, text: str, key: str) -> None:
+        self._refusals.append(Refusal(text, key))
         self._wake.set()
 
     async def tell(self, views: Callable[[], dict[str, VmView]]) -> None:
@@ -188,6 +205,8 @@ class Server:
         self._views: dict[str, VmView] = {}
         self._ending = asyncio.Event()
         self._recovering = asyncio.Lock()
+        self._kept: set[str] = set()
+        """VMs that nobody follows, and that may lose their card."""
         self._chores: set[asyncio.Task[None]] = set()
 
     async def serve(self, listening: socket.socket, ready: Callable[[], None]) -> None:
@@ -202,9 +221,20 @@ class Server:
                 await self._until_over()
             finally:
                 server.close()
+                await asyncio.sleep(0)  # what the engine publishes in this turn
                 for front in self._fronts:
-                    front.writer.close()
+                    front.tell_the_rest(self._views)
+                await self._let_all_read()
             self._say("ends")
+
+    async def _let_all_read(self) -> None:
+        """What was written last reaches those that read, and waits for nobody else."""
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(LAST_WORDS):
+                fronts = tuple(self._fronts)
+                for front in fronts:
+                    front.writer.close()
+                await asyncio.gather(*(front.writer.wait_closed() for front in fronts), return_exceptions=True)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -311,7 +341,10 @@ class Server:
         if not isinstance(said, Hello) or said.speaks != ours.speaks:
             theirs = printable(said.speaks, 60) if isinstance(said, Hello) else "something else"
             return f"the engine that runs speaks {ours.speaks}, this front end {theirs}; {MAKE_ROOM}"
-        if (said.home, said.demo) != (ours.home, ours.demo):
+        if said.demo != ours.demo:
+            demo, real = "is of a demo, and touches no real VM", "is for the VMs of this host, not for those of a demo"
+            return f"the engine of this user that runs {demo if ours.demo else real}; {MAKE_ROOM}"
+        if said.home != ours.home:
             places = f"{printable(ours.home, 300)}, this front end in {printable(said.home, 300)}"
             return f"the engine of this user that runs keeps its journals in {places}; {MAKE_ROOM}"
         if self._ending.is_set():
@@ -330,11 +363,11 @@ class Server:
             case Release(key):
                 self._engine.release(key)
             case Recover():
-                self._chore(self._recover())
+                self._chore(self._recover(front))
             case Hello():
                 raise BadMessage("a second hello")
             case Begin() | TuneWish() if self._ending.is_set():
-                front.refuse("vmtui's engine was told to stop: it begins nothing new")
+                front.refuse("vmtui's engine was told to stop: it begins nothing new", wish.key)
             case WatchWish(key, closely):
                 self._watch(front, key, closely=closely)
             case _:
@@ -349,7 +382,7 @@ class Server:
             raise BadMessage(str(error)) from error
         process = discovery.process(wish.pid) if wish.pid > 0 else None
         key = self._engine.watch(address, process, wish.how, wish.name)
-        front.followed.add(key)
+        front.follows(key)
         if wish.how is not Watching.NO:
             self._watch(front, key, closely=wish.how is Watching.CLOSELY)
 
@@ -369,22 +402,31 @@ class Server:
         for key in keys:
             view = self._engine.views.get(key)
             if view is not None and _may_lose_its_card(view):
-                asyncio.get_running_loop().call_later(LATE, self._let_go, (key,))
+                if key not in self._kept:
+                    self._kept.add(key)
+                    asyncio.get_running_loop().call_later(LATE, self._no_longer_kept, key)
             elif not any(key in front.followed for front in self._fronts):
                 self._engine.forget(key)  # not while it is worked on: `_ended` comes here again
 
+    def _no_longer_kept(self, key: str) -> None:
+        self._kept.discard(key)
+        self._let_go((key,))
+
     # --- what was left unfinished
 
-    async def _recover(self) -> None:
-        """Whoever is asked for twice is looked for once."""
+    async def _recover(self, front: _FrontEnd | None = None) -> None:
+        """Whoever is asked for twice is looked for once. `front` is told what cannot be gone on with."""
         async with self._recovering:
             for left in await asyncio.to_thread(unfinished_journals):
                 name = left.path.name
                 try:
                     self._engine.resume(left.path)
                     self._say(f"goes on with {name}")
-                except VmtuiError as error:
-                    self._say(f"cannot go on with {name}: {printable(str(error), 500)}")
+                except Exception as error:  # noqa: BLE001 - one journal must not keep the engine from working on other VMs
+                    text = str(error) if isinstance(error, VmtuiError) else repr(error)
+                    self._say(f"cannot go on with {name}: {printable(text, 500)}")
+                    if front is not None:
+                        front.refuse(f"cannot go on with {printable(name, 200)}: {printable(text, 500)}", str(left.address))
             await asyncio.to_thread(journal.tidy)
 
 

@@ -82,6 +82,8 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
     """In words: what cannot be had, and what to do."""
 
     text: str
+    key: str = ""
+    """The VM that something was wished for."""
 
 
 class News(msgspec.Struct, frozen=True, tag="news"):
@@ -98,7 +100,13 @@ Out = Welcome | Refusal | News
 # --- bytes --------------------------------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
-_in = msgspec.msgpack.Decoder(In)
+
+
+def _foreign(_code: int, _data: memoryview) -> Any:
+    raise BadMessage("a value that is not of JSON")
+
+
+_in = msgspec.msgpack.Decoder(In, ext_hook=_foreign)
 _out = msgspec.msgpack.Decoder(Out)
 
 

@@ -28,7 +28,6 @@ class MigrationProgress(Vertical):
     MigrationProgress #stopped { height: 3; width: 1fr; }
     MigrationProgress Digits { width: auto; min-width: 10; padding-right: 1; }
     MigrationProgress #stopped.-plain { height: 1; }
-    MigrationProgress #stopped.-plain Digits { display: none; }
     MigrationProgress Digits.-over { color: $text-success; text-style: bold; }
     MigrationProgress Digits.-still { color: $text-warning; text-style: bold; }
     """
@@ -65,10 +64,10 @@ class MigrationProgress(Vertical):
         digits, label = self.query_one("#digits", Digits), self.query_one("#label", Drawn)
         if digits.value != number:
             digits.update(number)
-        digits.display = bool(number)
+        plain = self.query_one("#stopped").has_class("-plain")
+        digits.display = bool(number) and not plain
         digits.set_class(tone is Tone.WARN, "-still")
         digits.set_class(tone is Tone.GOOD, "-over")
-        plain = self.query_one("#stopped").has_class("-plain")
         said = f"{unit}  {words_for_it}" if unit else words_for_it
         head = f"{number} {said}".lstrip() if plain else f"\n\n{said}"
         label.draw(Content.styled(head, f"{COLOURS[tone]} bold"))
