@@ -13,7 +13,7 @@ from statistics import median
 
 from tools.measure.engines import end_engine, engine_pid
 from tools.measure.parts import Bench
-from tools.measure.qmp import Qmp
+from tools.measure.qmp import BenchError, Qmp
 from tools.measure.rows import Row, p95, seconds
 from tools.measure.terminal import Terminal, cpu_seconds, resident_mib
 
@@ -211,9 +211,13 @@ def proportion(bench: Bench) -> list[Row]:
             rows.append(Row("screen", f"{name}: a minute at rest", "not installed"))
             continue
         bench.say(f"screen: {name}")
-        with Terminal(command, *SIZE) as terminal:
-            terminal.during(5)
-            rows.append(Row("screen", f"{name}: a minute at rest", _written(terminal)))
+        try:
+            with Terminal(command, *SIZE) as terminal:
+                terminal.during(5)
+                said = _written(terminal)
+        except BenchError as error:
+            said = f"not measured: {error}"
+        rows.append(Row("screen", f"{name}: a minute at rest", said))
     return rows
 
 

@@ -2,7 +2,7 @@
 
 Measured on QEMU 7.2, 10.0 and 11.1 with Linux guests under TCG. One that idles is halted with interrupts on, and elsewhere
 each time it is awake; a busy one is all over its code, much of it a program's. After a panic one vCPU goes round in the
-kernel's delay loop (299 of 300 samples within 64 bytes, the other one in an interrupt), and the others are halted with
+kernel's delay loop (239 of 240 samples within 64 bytes, the other one in an interrupt), and the others are halted with
 interrupts off: nothing but a reset or an NMI wakes those. What cannot be told from a panic is a guest that polls while it
 is idle (idle=poll: 51 of 60 samples in one instruction).
 """
