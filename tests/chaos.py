@@ -5,7 +5,6 @@ put it right (`vmtui recover`, `vmtui wait`) and looks: through another monitor,
 VMTUI_CHAOS_ROUNDS is for twins (100) and, after a comma, for real guests (20); VMTUI_CHAOS_SEED repeats a run's choices.
 """
 
-import fcntl
 import json
 import os
 import pty
@@ -13,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +24,7 @@ from tests.behaviour import fixtures
 from tests.behaviour.fixtures import AnyGuest, AnyPen, Side
 from tests.behaviour.nursery import Nursery
 from tests.behaviour.program import REPOSITORY
+from tests.screen.terminal import IN_ITS_OWN_SESSION
 from vmtui.backend import server
 from vmtui.backend.stream import read_stream
 
@@ -55,9 +54,8 @@ class Save:
     def __init__(self, guest: AnyGuest, environment: Mapping[str, str]) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            (sys.executable, "-m", "vmtui", "save", guest.uuid, "--json"),
+            (sys.executable, "-c", IN_ITS_OWN_SESSION, "save", guest.uuid, "--json"),
             stdin=slave, stdout=slave, stderr=slave, cwd=REPOSITORY, env=environment, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call, and nothing that a thread could hold
         )  # fmt: skip
         os.close(slave)
 

@@ -25,7 +25,7 @@ from vmtui.backend.core.pace import Pace
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.text import printable
 from vmtui.backend.core.verdict import Kind
-from vmtui.backend.discovery import Address, FoundVm, process
+from vmtui.backend.discovery import FoundVm, process
 from vmtui.backend.engine import Engine, finished
 from vmtui.backend.journal import has_ended
 from vmtui.backend.remote import Remote, open_engine
@@ -93,19 +93,14 @@ async def _begin(vm: FoundVm, options: Options, printer: Printer) -> Result | st
 async def _attach(vm: FoundVm, printer: Printer, *, cancels: bool) -> Result:
     front = Front(printer)
     async with open_engine(front.take) as engine:
-        found = engine.views.get(str(vm.address))
-        if found is None or not found.state.busy:
-            raise RefusedError(f"nothing is done to {printable(vm.name)} now; vmtui jobs tells what was")
-        front.key = str(vm.address)
-        engine.watch(_address(vm))
-        front.look(found)
+        follow(front, engine, vm)
         with _signals(front.interrupted, engine) if cancels else contextlib.nullcontext():
             await front.until(engine, front.ended)
     return front.result()
 
 
 def _start(front: "Front", engine: Engine | Remote, vm: FoundVm, options: Options) -> None:
-    address = _address(vm)
+    address = vm.monitor
     front.key, front.options = str(address), options
     if (found := engine.views.get(front.key)) is not None:
         if found.state.busy:
@@ -115,10 +110,13 @@ def _start(front: "Front", engine: Engine | Remote, vm: FoundVm, options: Option
     engine.request(Begin(front.key, options))
 
 
-def _address(vm: FoundVm) -> Address:
-    if vm.address is None:
-        raise Unreachable(f"{printable(vm.name)} has no QMP monitor that can be used: {vm.why_not}")
-    return vm.address
+def follow(front: "Front", engine: Engine | Remote, vm: FoundVm) -> None:
+    """Let it see what is done to a VM already. Raises RefusedError when that is nothing."""
+    found = engine.views.get(str(vm.address))
+    if found is None or not found.state.busy:
+        raise RefusedError(f"nothing is done to {printable(vm.name)} now; vmtui jobs tells what was")
+    front.key = engine.watch(vm.monitor)
+    front.look(found)
 
 
 def _taken(name: str) -> RefusedError:

@@ -161,15 +161,9 @@ def cancel(spec: str, *, as_json: bool) -> int:
 
 
 async def _cancelled(vm: FoundVm, *, as_json: bool) -> Result:
-    if vm.address is None:
-        raise RefusedError(f"{printable(vm.name)} has no monitor that can be used")
     front = headless.Front(_end_printer(as_json=as_json))
     async with open_engine(front.take) as engine:
-        found = engine.views.get(str(vm.address))
-        if found is None or not found.state.busy:
-            raise RefusedError(f"nothing is done to {printable(vm.name)} now; vmtui jobs tells what was")
-        front.key = engine.watch(vm.address)
-        front.look(found)
+        headless.follow(front, engine, vm)
         engine.request(CancelWish(front.key))
         await front.until(engine, front.ended)
     return front.result()

@@ -17,6 +17,7 @@ from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, FoundVm, Peer, process
 from vmtui.backend.engine import Engine
 from vmtui.backend.remote import Remote, open_engine
+from vmtui.headless import ended
 
 TOLD = (Fact.NAME, Fact.MIGRATION, Fact.FEATURES, Fact.PARAMETERS, Fact.CAPABILITIES)
 """What must be known before anything is shown or set."""
@@ -30,25 +31,16 @@ def show(vm: FoundVm, wanted: Sequence[str], *, as_json: bool) -> int:
 
     Raises UsageError for a name or a value that this QEMU does not take, Unreachable, or VmtuiError with QEMU's refusal.
     """
-    if vm.address is None:
-        raise Unreachable(f"{printable(vm.name)} has no QMP monitor that can be used: {vm.why_not}")
-    settings = asyncio.run(_settings(vm.address, process(vm.pid) if vm.pid else None, wanted))
+    settings = ended(_settings(vm.monitor, process(vm.pid) if vm.pid else None, wanted))
     (_print_json if as_json else _print_table)(settings, alone=bool(wanted))
     return 0
 
 
 async def _settings(address: Address, peer: Peer | None, wanted: Sequence[str]) -> tuple[Entry, ...]:
     front = _Front(str(address))
-    outcome: tuple[Entry, ...] | VmtuiError
     async with open_engine(front.take) as engine:
         engine.watch(address, peer, Watching.CLOSELY)
-        try:
-            outcome = await _asked(engine, front, wanted)
-        except VmtuiError as error:  # raised in here it would come out as one of a group
-            outcome = error
-    if isinstance(outcome, VmtuiError):
-        raise outcome
-    return outcome
+        return await _asked(engine, front, wanted)
 
 
 async def _asked(engine: Engine | Remote, front: "_Front", wanted: Sequence[str]) -> tuple[Entry, ...]:

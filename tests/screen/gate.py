@@ -1,13 +1,12 @@
 """What stands between vmtui and a monitor, and lets a command wait: so long a phase lasts, and can be seen."""
 
-import os
-import select
 import socket
 import threading
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
+
+from tests.behaviour.relay import Relay
 
 
 class Held(NamedTuple):
@@ -17,31 +16,19 @@ class Held(NamedTuple):
     after: str = ""
 
 
-class Gate:
-    """A socket that leads to a VM's monitor, open files and all.
-
-    `close(held)`, do what leads there, `await_held()`: QEMU has not heard the command yet. `open()` hands it over.
-    """
+class Gate(Relay):
+    """`close(held)`, do what leads there, `await_held()`: QEMU has not heard the command yet. `open()` hands it over."""
 
     def __init__(self, door: Path, monitor: Path) -> None:
-        self._door, self._monitor = door, monitor
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(str(door))
-        self._server.listen()
+        super().__init__(door, monitor)
+        self._door = door
         self._wanted: Held | None = None
         self._heard = False
         self._holds, self._may_go = threading.Event(), threading.Event()
-        self._serving = threading.Thread(target=self._serve)
-
-    def __enter__(self) -> Self:
-        self._serving.start()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         self.open()
-        self._server.shutdown(socket.SHUT_RDWR)  # ends accept
-        self._serving.join()
-        self._server.close()
+        super().__exit__(kind, error, where)
         self._door.unlink()
 
     def close(self, held: Held) -> None:
@@ -57,30 +44,13 @@ class Gate:
         self._wanted = None
         self._may_go.set()
 
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._server.accept()
-                with client, socket.socket(socket.AF_UNIX) as qemu:
-                    qemu.connect(str(self._monitor))
-                    while self._carry(client, qemu):
-                        pass
-
-    def _carry(self, client: socket.socket, qemu: socket.socket) -> bool:
-        """What comes next, to the other side; whether the connection goes on."""
-        for source, target in ((client, qemu), (qemu, client)):
-            if source in select.select([client, qemu], [], [])[0]:
-                data, files, _flags, _address = socket.recv_fds(source, 1 << 20, 4)
-                if source is client:
-                    self._wait_with(data)
-                elif self._wanted is not None and self._wanted.after.encode() in data:
-                    self._heard = True
-                if data:
-                    socket.send_fds(target, [data], files)
-                for file in files:
-                    os.close(file)
-                if not data:
-                    return False
+    def _pass_on(self, data: bytes, files: list[int], target: socket.socket, qemu: socket.socket) -> bool:
+        if target is qemu:
+            self._wait_with(data)
+        elif self._wanted is not None and self._wanted.after.encode() in data:
+            self._heard = True
+        if data:
+            socket.send_fds(target, [data], files)
         return True
 
     def _wait_with(self, data: bytes) -> None:

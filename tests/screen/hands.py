@@ -23,3 +23,11 @@ def begin_a_save(seen: Terminal) -> None:
     seen.until("it can be saved", "Start the save")
     seen.press("ctrl+s")
     seen.until_gone("Start the save")
+
+
+def begin_a_slow_save(seen: Terminal, guest: AnyGuest) -> None:
+    """Opened, begun, and braked while it writes: the guest stands still, and the screen says so."""
+    open_the_vm(seen)
+    begin_a_save(seen)
+    guest.brake()
+    seen.until("▶ save", "the guest is stopped")

@@ -8,7 +8,7 @@ import pytest
 from tests.behaviour.fixtures import AnyGuest, AnyPen
 from tests.behaviour.looking import ends, wait_until
 from tests.screen.gate import Gate, Held
-from tests.screen.hands import begin_a_save, open_the_vm, terminal
+from tests.screen.hands import begin_a_save, begin_a_slow_save, open_the_vm, terminal
 from tests.screen.terminal import Terminal, seconds_left
 from vmtui.backend.stream import read_stream
 
@@ -77,10 +77,7 @@ def test_a_vm_is_saved_and_its_snapshot_verified_and_deleted(guest: AnyGuest) ->
 def test_max_bandwidth_is_changed_during_a_save_and_the_time_left_moves(pen: AnyPen) -> None:
     guest = pen.guest(slow=True)
     with terminal(guest) as seen:
-        open_the_vm(seen)
-        begin_a_save(seen)
-        guest.brake()
-        seen.until("▶ save", "the guest is stopped")
+        begin_a_slow_save(seen, guest)
         change_max_bandwidth(seen, guest, "64K", 64 << 10)
         at_first = seen.until_seen(
             lambda text: left if (left := seconds_left(text) or 0) > 10 else None, "a long time left"
@@ -125,10 +122,7 @@ def change_max_bandwidth(seen: Terminal, guest: AnyGuest, typed: str, bandwidth:
 def test_a_save_is_cancelled_while_it_writes(pen: AnyPen) -> None:
     guest = pen.guest(slow=True)
     with terminal(guest) as seen:
-        open_the_vm(seen)
-        begin_a_save(seen)
-        guest.brake()
-        seen.until("▶ save", "the guest is stopped")
+        begin_a_slow_save(seen, guest)
         seen.press("c")
         shown = seen.until("cancelled by the user", "the VM is as before", "none is left", "as they were")
         assert "plugged, proved" in shown
@@ -161,10 +155,7 @@ def test_a_save_is_cancelled_in_each_phase_in_which_something_can_be_undone(pen:
 def test_a_save_goes_on_to_its_checked_end_when_the_terminal_is_closed(pen: AnyPen) -> None:
     guest = pen.guest(slow=True)
     with terminal(guest) as seen:
-        open_the_vm(seen)
-        begin_a_save(seen)
-        guest.brake()
-        seen.until("▶ save", "the guest is stopped")
+        begin_a_slow_save(seen, guest)
         seen.hang_up()
         with pytest.raises(TimeoutError):
             seen.end(1.0)
@@ -190,10 +181,7 @@ def test_who_is_told_to_end_while_nothing_is_done_ends_and_leaves_the_terminal_a
 def test_a_save_that_goes_on_without_the_screen_is_cancelled_by_ctrl_c(pen: AnyPen) -> None:
     guest = pen.guest(slow=True)
     with terminal(guest) as seen:
-        open_the_vm(seen)
-        begin_a_save(seen)
-        guest.brake()
-        seen.until("▶ save", "the guest is stopped")
+        begin_a_slow_save(seen, guest)
         seen.signal(signal.SIGTERM)
         seen.until("goes on to its checked end")
         assert guest.qemu("query-status")["status"] == "paused", "the save goes on"
@@ -207,10 +195,7 @@ def test_a_save_that_goes_on_without_the_screen_is_cancelled_by_ctrl_c(pen: AnyP
 def test_who_quits_during_a_save_is_asked_and_it_may_go_on_without_the_screen(pen: AnyPen) -> None:
     guest = pen.guest(slow=True)
     with terminal(guest) as seen:
-        open_the_vm(seen)
-        begin_a_save(seen)
-        guest.brake()
-        seen.until("▶ save", "the guest is stopped")
+        begin_a_slow_save(seen, guest)
         seen.press("q")
         seen.until("Quit all the same?", "let it go on")
         seen.press("escape")

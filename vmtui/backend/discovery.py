@@ -16,7 +16,7 @@ from typing import Literal, Protocol, Self
 
 from vmtui.backend import simulated
 from vmtui.backend.core import cmdline
-from vmtui.backend.core.errors import UsageError
+from vmtui.backend.core.errors import Unreachable, UsageError
 from vmtui.backend.core.text import printable
 
 PROC = Path("/proc")
@@ -92,6 +92,13 @@ class FoundVm:
     """Bytes."""
     start_time: int | None = None
     """Clock ticks since boot: with the pid it names the process for good."""
+
+    @property
+    def monitor(self) -> Address:
+        """Raises Unreachable where there is none that could be used."""
+        if self.address is None:
+            raise Unreachable(f"{printable(self.name)} has no QMP monitor that can be used: {self.why_not}")
+        return self.address
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -446,9 +453,15 @@ class Socket(Protocol):
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
 
+def credentials(sock: Socket) -> tuple[int, int]:
+    """pid and uid at the other end of a unix socket, as the kernel knows them."""
+    pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid, uid
+
+
 def peer_of(sock: Socket, proc: Path = PROC) -> Peer | None:
     """The process that opened the listening end, by SO_PEERCRED. None: TCP, another pid namespace, or gone."""
-    pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    pid, _uid = credentials(sock)
     return process(pid, proc)  # 0 where there is none to tell, and /proc/0 is never there
 
 

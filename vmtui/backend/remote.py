@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ from vmtui.backend.core.errors import RefusedError, StoreError, Unreachable, Vmt
 from vmtui.backend.core.fleet import Begin, Fleet, Record, VmRequest, VmView
 from vmtui.backend.core.state import Watching
 from vmtui.backend.core.text import printable
-from vmtui.backend.discovery import Address, Peer
+from vmtui.backend.discovery import Address, Peer, credentials
 from vmtui.backend.engine import LOG_LENGTH, Engine
 from vmtui.backend.wire import BadMessage, Follow, News, Recover, Refusal, Release, Unfollow, Welcome
 
@@ -68,7 +67,7 @@ class Remote:
         self._views: dict[str, VmView] = {}
         self._followed: dict[str, Follow] = {}
         self._writer: asyncio.StreamWriter | None = None
-        self._unsent: deque[wire.In] = deque()
+        self._unsent: list[wire.In] = []
         self._begun: dict[str, tuple[float, Begin]] = {}
         """By VM, and when: what an engine that dies now would take with it, for no journal tells of it yet."""
         self._listening: asyncio.Task[None] | None = None
@@ -123,11 +122,6 @@ class Remote:
         if isinstance(request, Begin):
             self._begun[request.key] = time.monotonic(), request
         self._send(request)
-
-    async def sent(self) -> None:
-        """Returns once the engine's socket has taken all that was asked for."""
-        if self._writer is not None:
-            await self._writer.drain()
 
     # --- the connection
 
@@ -274,7 +268,8 @@ async def _open() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         raise
     except OSError as error:
         raise Unreachable(f"cannot connect to vmtui's engine: {os.strerror(error.errno or 0)}") from error
-    if server.uid_of_peer(writer.get_extra_info("socket")) != os.geteuid():
+    _pid, uid = credentials(writer.get_extra_info("socket"))
+    if uid != os.geteuid():
         writer.close()
         raise Unreachable(f"somebody else listens at {printable(str(server.socket_path()), 300)}")
     return reader, writer

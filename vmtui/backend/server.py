@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import stat
-import struct
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -52,7 +51,6 @@ LONGEST_PATH = 107
 """Bytes of a socket's path that Linux takes."""
 READY = b"ready\n"
 MAKE_ROOM = "vmtui engine stop ends it once nothing is under way"
-_PEER = struct.Struct("3i")
 
 
 def socket_path() -> Path:
@@ -78,12 +76,6 @@ def runtime_directory() -> Path:
     if path.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise StoreError(f"{printable(str(path), 300)} is not this user's alone (it must be yours, mode 0700)")
     return path
-
-
-def uid_of_peer(sock: socket.socket) -> int:
-    """Who is at the other end of a unix socket, as the kernel knows."""
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return int(_PEER.unpack(credentials)[1])
 
 
 class Running:
@@ -318,8 +310,8 @@ class Server:
             self._left(front)
 
     async def _let_in(self, front: _FrontEnd, reader: asyncio.StreamReader) -> bool:
-        peer = front.writer.get_extra_info("socket")
-        if uid_of_peer(peer) != os.geteuid():
+        _pid, uid = discovery.credentials(front.writer.get_extra_info("socket"))
+        if uid != os.geteuid():
             return False
         try:
             async with asyncio.timeout(HELLO_LIMIT):
