@@ -81,9 +81,9 @@ def test_a_click_on_a_key_presses_it() -> None:
     assert "VMs: keys" in shown(Frozen(), click)
 
 
-def test_where_there_is_no_room_every_key_stays_and_the_last_ones_lose_their_words() -> None:
+def test_where_there_is_no_room_every_key_stays_and_the_ways_to_ask_and_to_leave_keep_their_words() -> None:
     picture = shown(Frozen(), size=(30, 10))
-    assert picture.splitlines()[-1].split() == ["S", "Snapshots", "/", "Filter", "?", "q"]
+    assert picture.splitlines()[-1].split() == ["S", "Snapshots", "/", "?", "Help", "q", "Quit"]
 
 
 @pytest.mark.parametrize("theme", ALL, ids=lambda theme: theme.name)

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.events import Resize
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import Input, Static
 
 from vmtui.backend.core import glance, possible
 from vmtui.backend.core.fleet import CancelWish, Fleet, Snapshot, SurveyWish, VmView
@@ -74,7 +74,7 @@ class FleetScreen(ShowingScreen):
         yield Input(placeholder="part of a name or a state; Enter keeps it, Escape shows all", id="filter", compact=True)
         yield Static(id="hint", markup=False)
         with Horizontal(id="body"):
-            yield VmTable()
+            yield VmTable(self._moved)
             yield Drawn(id="detail")
         yield KeyLine()
 
@@ -191,15 +191,10 @@ class FleetScreen(ShowingScreen):
     def _filter_kept(self) -> None:
         self.query_one(VmTable).focus()
 
-    @on(DataTable.RowHighlighted)
     def _moved(self) -> None:
         if self._shown is not None:
             self._draw_detail(self._shown)
         self.refresh_bindings()
-
-    @on(DataTable.RowSelected)
-    def _chosen(self) -> None:
-        self.action_open("vm")
 
     def on_resize(self, event: Resize) -> None:
         self.set_class(event.size.width >= WIDE, "-wide")

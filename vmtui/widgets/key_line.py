@@ -36,15 +36,17 @@ class KeyLine(Drawn):
         self._changed(self.screen)
 
     def _fitting(self, keys: list[ActiveBinding]) -> Content:
-        """Every key; where there is no room for all their words, the last ones stand without."""
-        lines = (self._line(keys, told) for told in range(len(keys), -1, -1))
-        return next(
-            (line for line in lines if line.cell_length <= (self.size.width or line.cell_length)), self._line(keys, 0)
-        )
+        """Every key; where there is no room for all their words, the screen's last ones lose theirs first.
 
-    def _line(self, keys: list[ActiveBinding], told: int) -> Content:
-        """The first `told` of them with what they do."""
-        said = [self._key(each.binding, each.enabled, index < told) for index, each in enumerate(keys)]
+        How to ask for help and how to leave is told the longest.
+        """
+        silent = sorted(range(len(keys)), key=lambda index: (keys[index].node is self.app, -index))
+        lines = [self._line(keys, frozenset(silent[:count])) for count in range(len(keys) + 1)]
+        return next((line for line in lines if line.cell_length <= (self.size.width or line.cell_length)), lines[-1])
+
+    def _line(self, keys: list[ActiveBinding], silent: frozenset[int]) -> Content:
+        """All but the `silent` ones with what they do."""
+        said = [self._key(each.binding, each.enabled, index not in silent) for index, each in enumerate(keys)]
         return Content(" ").join(said)
 
     def _key(self, binding: Binding, enabled: bool, told: bool) -> Content:

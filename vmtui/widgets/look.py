@@ -51,6 +51,12 @@ def cell(value: Said, variables: Mapping[str, str]) -> Text:
     return Text(f"{glyph(value.tone)} {value.word}", style=f"{variables[colour]} {weight}".strip(), no_wrap=True)
 
 
+def css(tone: Tone) -> str:
+    """The same colour as a rule for the style sheet of a widget that draws its lines itself."""
+    colour, _, weight = COLOURS[tone].partition(" ")
+    return f"color: {colour}; text-style: {weight or 'none'};"
+
+
 def toned(text: str, tone: Tone) -> Content:
     """Text from anywhere, as it is: never read as markup."""
     return Content.styled(text, COLOURS[tone])
