@@ -438,7 +438,7 @@ def agent_can_be_asked(state: State) -> bool:
 
 
 def ping_is_due(state: State) -> bool:
-    """Its channel was looked at since."""
+    """Its channel was looked at since: only that of a slow guest that runs is."""
     agent = state.vm.agent
     return agent.asked is None or agent.asked < state.vm.seen[Fact.AGENT]
 

@@ -1,12 +1,14 @@
 """Does a guest that does not let go of its card live? What its guest agent answers, and what samples of its vCPUs tell.
 
-An answer is proof: a program in the guest ran. Silence is none: the agent may be busy or stopped. (While it keeps the file
-systems frozen it answers: qemu-ga 7.2.)
+An answer is proof: a program in the guest ran. Silence is none: the agent may be busy or stopped.
 
 Measured on QEMU 7.2, 10.0 and 11.1: query-chardev tells `disconnected:unix:PATH,server=on` while nobody is connected, and
 `unix:PATH,server=on` while somebody is; who connects then gets in, and no answer. frontend-open tells whether the guest has
-the port open: true still of a guest that panicked or stands, which takes a question and does not answer. A question
-that was given up does not disturb the next: its answer goes nowhere, or comes before the other.
+the port open: true still of a guest that panicked or stands, which takes a question and does not answer. A question that
+was given up does not disturb the next: its answer goes nowhere, or comes before the other. An answer takes 1 to 140 ms.
+
+A qemu-ga (7.2) answers in 2 to 13 ms, also while it keeps the file systems frozen. Half a line that another client has left
+there makes it answer late, and with errors, until an 0xFF comes first. That costs a line with an error before each answer.
 """
 
 from vmtui.backend.core.model import Agent, Vm
@@ -50,8 +52,8 @@ def of_agent(vm: Vm, now: float) -> str:
     if is_silent(agent) and answer:
         return f"I{answer[1:]}, and no longer does: it, or the guest, is busy, stopped or dead."
     if agent.silent is not None and is_silent(agent):
-        return (f"Its guest agent has its port open, and has not answered for {now - agent.silent:.0f} s: it may be busy "
-                "or stopped. That alone does not tell whether the guest lives.")  # fmt: skip
+        waited = f"{now - agent.silent:.0f} s"
+        return f"Its guest agent has its port open, and has not answered for {waited}: a busy one looks like that, too."
     if answer:
         return f"I{answer[1:]}."
     return "Somebody else is connected to its guest agent, and can ask it; vmtui does not." if agent.held else ""

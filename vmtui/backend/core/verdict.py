@@ -143,14 +143,14 @@ def _known(kind: Kind, state: State, waited: float) -> tuple[str, ...]:
     elif vm.runstate != "running":
         since = f" for {state.now - work.marks.stopped:.0f} s" if work.marks.stopped is not None else ""
         known.append(f"It is {printable(vm.runstate, 40)}{since}. Not by vmtui: by another tool, or a person.")
-    seen = words.by_samples(state)
-    tells = "" if seen.why else " A guest that refuses sends nothing: only silence tells."
+    seen, answers = words.by_samples(state), life.agent_shows(vm, state.now)
+    tells = "" if seen.why or answers else " A guest that refuses sends nothing: only silence tells."
     known.append(f"{waited:.0f} s of silence since UNPLUG_PRIMARY.{tells}")
     if told := life.of_agent(vm, state.now):
         known.append(told)
     if kind is Kind.SLOW and seen.why:
         known.append(f"{_BY_SAMPLES[seen.life]}: {seen.why}.")
-    elif kind in (Kind.WAITING, Kind.SLOW):
+    elif kind in (Kind.WAITING, Kind.SLOW) and not answers:
         known.append("QEMU says that it runs." if _has_panic_device(vm) else
                      "QEMU says that it runs; it has no panic device, so a crashed guest looks like this too.")  # fmt: skip
     if kind is Kind.PROBABLY_DEAD:

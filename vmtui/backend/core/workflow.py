@@ -132,7 +132,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.unplug_time_is_up, is_.stuck_means_cancel), do.blame_guest),
         Rule((is_.guest_is_slow, is_.running, is_.sample_is_due), do.ask_cpus),
         Rule((is_.guest_is_slow, is_.running, is_.agent_look_is_due), do.look_at_agent),
-        Rule((is_.guest_is_slow, is_.running, is_.agent_can_be_asked, is_.ping_is_due), do.ping),
+        Rule((is_.agent_can_be_asked, is_.ping_is_due), do.ping),
     ),
     Phase.PAUSE: (
         Rule((is_.given_up, is_.migrate_sent, is_.migration_running), go=Phase.CANCEL),
