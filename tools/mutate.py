@@ -29,7 +29,7 @@ from vmtui.backend.core.state import State, the_work
 from vmtui.backend.core.workflow import ANY, NEEDS, RULES, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("test_rules.py", "test_workflow.py", "test_preflight.py", "test_faults.py")
+TESTS = ("test_rules.py", "test_workflow.py", "test_preflight.py", "test_agent.py", "test_samples.py", "test_faults.py")
 """In tests/core, the quick ones first."""
 WORKERS = 2
 LONGER = 3.0

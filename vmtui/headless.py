@@ -308,7 +308,7 @@ class JsonPrinter:
         self._number = 0
         self._share: tuple[float, int] | None = None
         self._findings: tuple[Finding, ...] = ()
-        self._verdict: Kind | None = None
+        self._verdict: tuple[Kind, str] | None = None
 
     def show(self, view: VmView) -> None:
         work = view.state.work
@@ -331,10 +331,10 @@ class JsonPrinter:
 
     def _tell_verdict(self, view: VmView) -> None:
         found = verdict.verdict(view.state)
-        if found is None or found.kind in (self._verdict, Kind.WAITING):
+        if found is None or found.kind is Kind.WAITING or (found.kind, found.agent) == self._verdict:
             return
-        self._verdict = found.kind
-        said = {"verdict": found.kind, "line": found.line, "known": found.known, "then": found.then}
+        self._verdict = found.kind, found.agent
+        said = {"verdict": found.kind, "line": found.line, "known": found.known, "agent": found.agent, "then": found.then}
         self._line(view.state.now, "verdict", said)
 
     def _progress(self, view: VmView, work: Workflow) -> None:

@@ -311,6 +311,28 @@ def test_an_nmi_is_a_panic(tmp_path: Path, nmi: tuple[str, Message]) -> None:
         assert client.ask("query-status")["return"]["status"] == "guest-panicked"
 
 
+@pytest.mark.parametrize(("how", "reply"), [("answers", b'{"return": 7}\n'), ("silent", b"")])
+def test_a_guest_agents_channel_serves_one_client_at_a_time(tmp_path: Path, how: str, reply: bytes) -> None:
+    def channel() -> str:
+        (found,) = [each for each in client.ask("query-chardev")["return"] if each["label"] == "agent0"]
+        assert found["frontend-open"]
+        return str(found["filename"])
+
+    with Server(tmp_path, world([f"agent={how}"])) as server, server.client() as client:
+        path = f"{server.path}.agent"
+        assert channel() == f"disconnected:unix:{path},server=on"
+        with socket.socket(socket.AF_UNIX) as agent:
+            agent.connect(path)
+            agent.sendall(b'\xff{"execute": "guest-sync", "arguments": {"id": 7}}\n')
+            while channel().startswith("disconnected"):
+                pass
+            agent.settimeout(10.0 if reply else 0.1)
+            with suppress(TimeoutError):
+                assert agent.recv(100) == reply
+        while not channel().startswith("disconnected"):
+            pass
+
+
 # --- what it survives -------------------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,8 @@ class Kind:
     """False: QEMU hears nothing of a panic."""
     panic_action: str | None = None
     """QEMU's `-action panic=`; None: its default, shutdown."""
+    agent: str = ""
+    """It has a channel for a guest agent; there is one that `answers`, is `silent`, or `none`."""
     slow: bool = False
     """Its state takes so long to write that a test can step in. A real one's always does."""
     whole: bool = False

@@ -89,7 +89,7 @@ class LabPen(Pen[LabGuest, LabSpec]):
     def _made_from(self, kind: Kind) -> LabSpec:
         return LabSpec(
             qemu=self._qemu, failover=kind.failover, stubborn=kind.stubborn, pvpanic=kind.pvpanic,
-            panic_action=kind.panic_action,
+            panic_action=kind.panic_action, agent=kind.agent,
         )  # fmt: skip
 
     def _up(self, wanted: LabSpec) -> LabGuest:

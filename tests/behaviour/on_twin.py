@@ -122,6 +122,7 @@ def _scenario(kind: Kind) -> Scenario:
         primaries=int(kind.failover),
         unplug_delay=None if kind.stubborn else usual.unplug_delay,
         panic_device=kind.pvpanic,
+        agent=kind.agent,
         panic_action=kind.panic_action or usual.panic_action,
         disk_speed=SLOW_DISK if kind.slow else usual.disk_speed,
     )

@@ -9,11 +9,13 @@ import pytest
 from tests.backend.mounts import mounted
 from tests.behaviour.fixtures import AnyGuest, AnyPen
 from tests.behaviour.looking import ends, together
-from tests.behaviour.program import Program
+from tests.behaviour.program import Ended, Program
 from tests.behaviour.proxy import Proxy
 
 LOOKED_INTO = "14"
 """Seconds after which the vCPUs of a guest that does not answer were looked at often enough."""
+ANSWERED = "7"
+"""Seconds after which its guest agent was asked."""
 PROMPT = 10.0
 """Seconds in which vmtui must have seen that its QEMU is gone; it sees that at once, and the host may be busy."""
 
@@ -55,15 +57,19 @@ def test_a_save_that_is_interrupted_while_it_writes_leaves_the_vm_as_before(pen:
 
 def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: AnyPen) -> None:
     """QEMU takes 30 s to cancel while a guest does not answer: the stories are told at the same time."""
-    stubborn, doubtful, silent, kept = pen.several(
-        {"stubborn": True}, {"stubborn": True}, {"pvpanic": False}, {"stubborn": True}
+    stubborn, talkative, doubtful, silent, kept = pen.several(
+        {"stubborn": True},
+        {"stubborn": True, "agent": "answers"},
+        {"stubborn": True},
+        {"pvpanic": False, "agent": "answers"},
+        {"stubborn": True},
     )
 
     def a_guest_that_never_answers_runs_on_with_its_card() -> None:
         ended = stubborn.run("save", "--unplug-timeout", LOOKED_INTO, seconds=120)
         assert (ended.code, ended.result["outcome"]) == (6, "cancelled"), ended.result
         assert f"did not let go of its network card within {LOOKED_INTO} s; it lives, as its vCPUs show" in ended.errors
-        assert [line["verdict"] for line in ended.lines if line["kind"] == "verdict"] == ["slow"]
+        assert _verdicts(ended) == [("slow", "")]
         assert (ended.result["runstate"], ended.result["card"]) == ("running", "plugged")
         stubborn.nothing_is_left()
 
@@ -88,7 +94,8 @@ def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: AnyP
         ended = silent.run("save", "--unplug-timeout", LOOKED_INTO, seconds=120)
         assert (ended.code, ended.result["outcome"]) == (6, "cancelled"), ended.result
         assert "it is probably dead: its one vCPU has gone round within 4 KiB of kernel code" in ended.errors
-        assert [line["verdict"] for line in ended.lines if line["kind"] == "verdict"] == ["slow", "probably dead"]
+        assert _verdicts(ended)[-2:] == [("slow", "silent"), ("probably dead", "silent")]
+        assert any("has its port open, and has not answered" in line for line in _last_known(ended))
         assert silent.look() == before
         assert silent.files() == []
 
@@ -111,10 +118,30 @@ def test_guests_that_do_not_let_go_of_their_card_do_not_hold_up_a_save(pen: AnyP
 
     together(
         a_guest_that_never_answers_runs_on_with_its_card,
+        lambda: _lives_as_its_agent_answers(talkative),
         a_second_interrupt_says_what_would_be_left_behind_and_waits,
         a_guest_that_crashed_unseen_is_left_as_it_was,
         a_guest_that_panics_meanwhile_is_kept_for_a_dump_and_not_saved_again,
     )
+
+
+def _lives_as_its_agent_answers(talkative: AnyGuest) -> None:
+    ended = talkative.run("save", "--unplug-timeout", ANSWERED, seconds=120)
+    assert (ended.code, ended.result["outcome"]) == (6, "cancelled"), ended.result
+    assert "it lives: its guest agent answered " in ended.errors
+    assert _verdicts(ended)[-1] == ("slow", "answers")
+    assert any(line.startswith("It lives: its guest agent answered ") for line in _last_known(ended))
+    talkative.nothing_is_left()
+
+
+def _verdicts(ended: Ended) -> list[tuple[str, str]]:
+    """Of the guest, and what its agent does."""
+    return [(line["verdict"], line["agent"]) for line in ended.lines if line["kind"] == "verdict"]
+
+
+def _last_known(ended: Ended) -> list[str]:
+    known: list[str] = [line for line in ended.lines if line["kind"] == "verdict"][-1]["known"]
+    return known
 
 
 def test_after_a_save_a_panic_ends_qemu_as_it_did_before(pen: AnyPen) -> None:

@@ -31,7 +31,7 @@ from vmtui.backend.schemas import raw_schema
 
 VERSIONS = ("7.2", "10.0", "11.1")
 CARD = Primary("primary0", "standby0", "e1000e", "port1", (2, 0, 0))
-VM = Vm("unix:/q", primaries=(CARD,), config_window=0xB0000000)
+VM = Vm("unix:/q", primaries=(CARD,), config_window=0xB0000000, agent_port="agent0")
 
 
 @cache

@@ -8,7 +8,7 @@ from tests.ui.vm_states import NEVER, Story, waited
 from vmtui.backend.core import facts, samples, verdict
 from vmtui.backend.core.commands import MOST_CPUS, Command, Cpus, cpus, hmp
 from vmtui.backend.core.events import QmpEvent
-from vmtui.backend.core.model import Cpu, Fact, Sample, Vm
+from vmtui.backend.core.model import Cpu, Fact, OnStuck, Options, Sample, Vm
 from vmtui.backend.core.samples import ENOUGH, Life, judged
 from vmtui.backend.core.sim import Scenario
 from vmtui.backend.core.state import State
@@ -128,6 +128,12 @@ def test_a_guest_that_answers_in_time_is_not_looked_into() -> None:
 
 def test_a_slow_one_is_looked_into_twice_a_second() -> None:
     assert 9 <= len(asked(Story(scenario=NEVER).until(waited(10)))) <= 11
+
+
+def test_one_that_stands_still_is_not_looked_into() -> None:
+    options = Options(output="/s", on_stuck=OnStuck.WAIT)
+    scenario = Scenario(unplug_delay=None, paused_by_other="wait-unplug")
+    assert asked(Story(scenario=scenario, options=options).until(waited(10))) == []
 
 
 @pytest.mark.parametrize("how", ["refuse", "nothing"])

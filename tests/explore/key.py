@@ -18,11 +18,12 @@ from vmtui.backend.core.workflow import ANY, NEEDS
 
 LOOKED_BACK = {
     fact: max([age for needs in NEEDS.values() if 0 < (age := needs.get(fact, 0.0)) < ANY], default=0.0) for fact in Fact
-} | {Fact.YANK: is_.TIDYING_POLL, Fact.CPUS: is_.SAMPLE_EVERY}
+} | {Fact.YANK: is_.TIDYING_POLL, Fact.CPUS: is_.SAMPLE_EVERY, Fact.AGENT: is_.PING_EVERY}
 """Seconds after which a fact is simply old."""
 AFTER_PREFLIGHT = {fact for phase, needs in NEEDS.items() for fact in needs if phase is not Phase.PREFLIGHT} | {
     Fact.YANK,
     Fact.CPUS,
+    Fact.AGENT,
 }
 """Facts that are looked at once more after the pre-flight."""
 TRIED = {
@@ -59,6 +60,7 @@ def key(world: World) -> int:
             tuple(_message(each, world) for each in world.queue) if world.queue else None,
             None if world.held is None else _message(world.held, world),
             None if world.reconnect_at is None else _micros(world.reconnect_at - now),
+            None if world.ping_ends is None else _micros(world.ping_ends - now),
             (world.store, world.mode, world.back_after, world.intent_kept),
         )
     )
@@ -98,6 +100,8 @@ def _facts(state: State, now: float) -> Hashable:
             vm.tidying,
             vm.standbys,
             bool(vm.samples),
+            (vm.agent_port, vm.agent.path, bool(vm.agent.why_not)),
+            vm.agent.asked is None or vm.agent.asked < vm.seen.get(Fact.AGENT, 0.0),
             bool(vm.features.parameters),
         ),
         frozenset(

@@ -34,6 +34,7 @@ from vmtui.backend.core.events import (
     Cancel,
     Connected,
     Disconnected,
+    Pinged,
     QmpEvent,
     Refused,
     Restarted,
@@ -50,6 +51,8 @@ LATENCY = 0.0004
 """Seconds from a command to its reply, as measured on a unix socket."""
 BACK_AFTER = 0.2
 """Seconds after which a connection that broke can be made again."""
+PING_LIMIT = 2.0
+"""Seconds that a guest agent has for its answer."""
 READING = 0.1
 """Seconds that the file takes to be read through."""
 STATE_NUMBER, PIPE_NUMBER = 7, 8
@@ -248,6 +251,7 @@ class World:
         self.deadline: float | None = None
         """When a reply that has not come counts as lost."""
         self.reconnect_at: float | None = None
+        self.ping_ends: float | None = None
 
     def clone(self) -> Self:
         """An independent copy, cheap: all values are immutable but the twin."""
@@ -357,7 +361,11 @@ class World:
 
     def step(self, event: AnyEvent) -> None:
         """One event into the workflow."""
+        before = self.state.ping
         self.state = workflow.step(self.state, event)
+        if self.state.ping is not before:
+            takes = LATENCY if self.vm.agent_answers() else PING_LIMIT
+            self.ping_ends = None if self.state.ping is None else self.now + takes
 
     def cancel(self) -> None:
         self.step(Cancel(self.now))
@@ -497,7 +505,7 @@ class World:
         while self.vm.alive or self.state.vm.link is Link.GONE:
             waiting = self.state.outstanding is not None
             wake = self.deadline if waiting else self._wake()
-            due = [at for at in (self.vm.next_at(), wake, self.reconnect_at) if at is not None]
+            due = [at for at in (self.vm.next_at(), wake, self.reconnect_at, self.ping_ends) if at is not None]
             if not due:
                 raise StuckError(f"nothing will ever happen: {self.work.phase}, outstanding {self.state.outstanding}")
             self._move_to(max(min(due), self.now + 1e-6))
@@ -516,6 +524,9 @@ class World:
     def _woken(self, wake: float | None, waiting: bool) -> bool:
         if self.reconnect_at is not None and self.now >= self.reconnect_at and self.vm.alive:
             self.connect()
+            return True
+        if self.ping_ends is not None and self.now >= self.ping_ends and self.state.ping is not None:
+            self.step(Pinged(self.now, self.state.ping.id, self.vm.agent_answers()))
             return True
         if wake is None or self.now < wake:
             return False

@@ -49,6 +49,7 @@ def replies() -> dict[Fact, tuple[Any, ...]]:
     found[Fact.FDSETS] += [[{"fds": [{"fd": 17, "opaque": "vmtui-state"}], "fdset-id": 0}, {"fds": [], "fdset-id": 1}]]
     found[Fact.YANK] += [[{"type": "chardev", "id": "c"}, {"type": "migration"}]]
     found[Fact.CPUS] += [texts[0][1] for texts in registers().values()]
+    found[Fact.AGENT] += [[{"frontend-open": True, "filename": "disconnected:unix:/a.sock,server=on", "label": "agent0"}]]
     found[Fact.UUID] += [{"UUID": "6b29fc40-ca47-1067-b31d-00dd010662da"}]
     found[Fact.NAME] += [{"name": "web"}]
     return {fact: tuple(values) for fact, values in found.items()}

@@ -247,6 +247,7 @@ VMS = (
     vm("waiting", lambda: stuck(3)),
     vm("slow", lambda: stuck(12), quiet=False),
     vm("slow-choices", lambda: stuck(12)),
+    vm("agent-choices", lambda: stuck(12, agent="answers")),
     vm("panicked", lambda: stuck(3, panics="wait-unplug", panic_action="pause")),
     vm("paused-choices", lambda: stuck(3, paused_by_other="wait-unplug")),
     vm("silent-in-save", silent_in_save),

@@ -18,13 +18,14 @@ from typing import Any
 import msgspec
 
 from vmtui import __version__
-from vmtui.backend import store
+from vmtui.backend import agent, store
 from vmtui.backend.core import commands, workflow
 from vmtui.backend.core.commands import (
     Action,
     Command,
     Discard,
     Fd,
+    Ping,
     Publish,
     Read,
     Reserve,
@@ -41,6 +42,7 @@ from vmtui.backend.core.events import (
     Disconnected,
     KeepWaiting,
     LetRun,
+    Pinged,
     QmpEvent,
     Refused,
     Restarted,
@@ -206,6 +208,7 @@ class Session:
         self._monitor: Monitor | None = None
         self._peer: Peer | None = None
         self._performing: asyncio.Task[None] | None = None
+        self._pinging: asyncio.Task[None] | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._log: deque[Record] = deque(maxlen=LOG_LENGTH)
         self._records = 0
@@ -316,6 +319,8 @@ class Session:
         if self.state.actions != before.actions and action is not None:
             self._write(ActionLine(self.state.now, action))
             self._performing = self._group.create_task(self._perform(action, self.state.actions))
+        if self.state.ping is not before.ping:
+            self._ping(self.state.ping)
         if before.busy and not self.state.busy:
             self._conclude()
         if isinstance(event, QmpEvent) and event.name == "DEVICE_DELETED":
@@ -358,6 +363,7 @@ class Session:
             self._inbox.put_nowait(Wish(_now(), options, time.time()))
 
     def _tidy_up(self) -> None:
+        self._ping(None)
         if self._journal is not None:
             self._journal.close()
         if self._partial is not None:
@@ -486,6 +492,24 @@ class Session:
         if number == self.state.actions:
             self._reply_id = None
             self._inbox.put_nowait(event)
+
+    def _ping(self, ping: Ping | None) -> None:
+        """Ask the guest's agent this, or nothing any more. Nothing waits for it."""
+        if self._pinging is not None:
+            self._pinging.cancel()
+        self._pinging = self._group.create_task(self._ask_agent(ping)) if ping is not None else None
+
+    async def _ask_agent(self, ping: Ping) -> None:
+        listens = self._monitor.peer if self._monitor is not None else None
+        pids = {self.state.vm.pid, *([listens.pid] if listens is not None else [])}
+        answered, why_not = False, ""
+        try:
+            answered = await agent.answers(ping.path, ping.id, pids)
+        except Unreachable as error:
+            why_not = str(error)
+        except Exception as error:  # noqa: BLE001 - the edge of a question that nothing rests on
+            why_not = f"internal error: {printable(repr(error), 200)}"
+        self._inbox.put_nowait(Pinged(_now(), ping.id, answered, why_not))
 
     async def _execute(self, command: Command) -> None:
         """Send it. The reply comes by `_on_message`."""

@@ -139,6 +139,7 @@ class Qemu:
         self._listener: socket.socket | None = None
         self._client: _Client | None = None
         self._second: _SecondMonitor | None = None
+        self._agent: _AgentChannel | None = None
         self._body: Body | None = None
         self._record: Path | None = None
         self._drop_at: When | None = self._behaviour.drops
@@ -165,8 +166,11 @@ class Qemu:
             if self.spec.monitor is not None:
                 self._second = _SecondMonitor(self.spec.monitor, self.vm, self._loop, self._answer_second)
                 sockets.append(str(self.spec.monitor))
+            if vm.scenario.agent:
+                vm.agent_path = f"{path}.agent"
+                self._agent = _AgentChannel(vm, self._loop, self._turn)
             machine = machine_of(vm)
-            devices = (*vm.scenario.panic_words, *card_words(vm))
+            devices = (*vm.scenario.panic_words, *card_words(vm), *vm.scenario.agent_words(vm.agent_path))
             words = command_line(vm.name, uuid(vm), machine, vm.ram, sockets, devices)
             self._body = Body(lifeline, words)
             peer = process(self._body.pid)
@@ -193,7 +197,8 @@ class Qemu:
     @property
     def _paths(self) -> tuple[Path, ...]:
         """Of the sockets that it has made."""
-        made = self.spec.path if self._listener else None, self.spec.monitor if self._second else None
+        agent = Path(self.vm.agent_path) if self._agent else None
+        made = self.spec.path if self._listener else None, self.spec.monitor if self._second else None, agent
         return tuple(path for path in made if path is not None)
 
     def _killed(self) -> None:
@@ -222,6 +227,8 @@ class Qemu:
             self._client = None
         if self._second is not None:
             self._second.close()
+        if self._agent is not None:
+            self._agent.close()
         if self._job is None:
             self._files.close()
         self._on_end()
@@ -646,6 +653,58 @@ class _SecondMonitor:
         data, self._held = b"".join(self._held), []
         if self._client is not None and data and not self._client.send(data):
             self._hang_up()
+
+    def close(self) -> None:
+        self._end_client()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+
+
+class _AgentChannel:
+    """The guest agent's channel: one client at a time. Of what an agent can do the guest knows guest-sync."""
+
+    def __init__(self, vm: SimulatedVm, loop: asyncio.AbstractEventLoop, catch_up: Callable[[], None]) -> None:
+        """Listens. `catch_up` brings the twin to the present. Raises OSError, UsageError."""
+        self._vm = vm
+        self._loop = loop
+        self._catch_up = catch_up
+        self._client: _Client | None = None
+        self._listener = _listening(vm.agent_path)
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._vm.scenario.agent_in_use:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        self._loop.remove_reader(self._listener)
+        self._client = _Client(sock, self._loop, self._receive, self._hang_up)
+        self._vm.agent_in_use = True
+
+    def _receive(self, values: Sequence[Any]) -> None:
+        self._catch_up()
+        for value in values:
+            match value:
+                case {"execute": "guest-sync", "arguments": {"id": int(number)}} if self._vm.agent_answers():
+                    self._answer(b'{"return": %d}\n' % number)
+
+    def _answer(self, data: bytes) -> None:
+        if self._client is not None and not self._client.send(data):
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._end_client()
+        self._listen()
+
+    def _end_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+            self._vm.agent_in_use = False
 
     def close(self) -> None:
         self._end_client()

@@ -16,6 +16,9 @@ from vmtui.backend.core.model import Cpu, Dump, Fact, Features, FileReport, Migr
 STATE_FD = "vmtui-state"
 """The name under which QEMU gets the file: of a descriptor (getfd), or as the opaque of an fd set (add-fd)."""
 
+AGENT_PORT = "org.qemu.guest_agent.0"
+"""The name of the port that a guest agent opens, where it is told no other."""
+
 
 class Fd(StrEnum):
     """An open file that goes with a command."""
@@ -67,6 +70,14 @@ class Discard(msgspec.Struct, frozen=True, tag="discard"):
     """Remove the partial file."""
 
 
+class Ping(msgspec.Struct, frozen=True):
+    """A question to the guest's agent. It is no action: nothing waits for its answer, and it may be left unanswered."""
+
+    id: int
+    """By which its answer is known."""
+    path: str
+
+
 Action = Command | Survey | Reserve | Verify | Publish | Discard
 
 
@@ -111,6 +122,8 @@ class FdSets(msgspec.Struct, frozen=True, tag="fdsets"):
 class Devices(msgspec.Struct, frozen=True, tag="devices"):
     primaries: tuple[Primary, ...]
     standbys: tuple[str, ...]
+    agent_port: str = ""
+    """The character device behind the guest agent's port."""
 
 
 class ConfigWords(msgspec.Struct, frozen=True, tag="config-words"):
@@ -134,6 +147,15 @@ class Cpus(msgspec.Struct, frozen=True, tag="cpus"):
     cpus: tuple[Cpu, ...]
 
 
+class Channel(msgspec.Struct, frozen=True, tag="channel"):
+    """The guest agent's, in this moment."""
+
+    path: str = ""
+    """Of its socket, where somebody may connect and somebody in the guest listens."""
+    held: bool = False
+    """Somebody is connected."""
+
+
 class Surveyed(msgspec.Struct, frozen=True, tag="place"):
     place: Place
 
@@ -144,7 +166,7 @@ class Read(msgspec.Struct, frozen=True, tag="file"):
 
 Learned = (
     Text | Runstate | MigrationNow | Settings | Offered | Number | Devices | FdSets | ConfigWords | Dumping | Formats
-    | Cpus | Surveyed | Read
+    | Cpus | Channel | Surveyed | Read
 )  # fmt: skip
 
 
@@ -166,6 +188,10 @@ def _cards(vm: Vm) -> Command | None:
     bus, device, function = card.slot
     address = vm.config_window + (bus << 20 | device << 15 | function << 12)
     return hmp(f"xp /2xw 0x{address:x}", learns=Fact.CARDS, about=card.device_id)
+
+
+def _channel(vm: Vm) -> Command | None:
+    return Command("query-chardev", learns=Fact.AGENT, about=vm.agent_port) if vm.agent_port else None
 
 
 def _ask(execute: str, fact: Fact) -> Callable[[Vm], Command]:
@@ -190,6 +216,7 @@ QUERIES: dict[Fact, Callable[[Vm], Command | None]] = {
     Fact.DUMP:          _ask("query-dump", Fact.DUMP),
     Fact.DUMP_FORMATS:  _ask("query-dump-guest-memory-capability", Fact.DUMP_FORMATS),
     Fact.CPUS:          lambda _vm: hmp("info registers -a", learns=Fact.CPUS),
+    Fact.AGENT:         _channel,
 }  # fmt: skip
 
 
@@ -217,6 +244,8 @@ def _understood(command: Command, value: Any) -> Learned | None:
         return None
     if command.learns is Fact.CARDS:
         return ConfigWords(command.about, config_words(_expect(value, str)))
+    if command.learns is Fact.AGENT:
+        return channel(command.about, value)
     return _UNDERSTAND[command.learns](value)
 
 
@@ -349,6 +378,19 @@ def cpus(registers: str) -> tuple[Cpu, ...]:
     return found if len(found) <= MOST_CPUS else ()
 
 
+_FREE = re.compile(r"disconnected:unix:(/[^\0]*),server=on", re.DOTALL)
+
+
+def channel(label: str, value: Any) -> Channel:
+    """The character device of this label in query-chardev; nothing where it is no unix socket that QEMU listens at."""
+    found = next((each for each in _expect(value, list) if _get(each, "label", str) == label), None)
+    if found is None or not _get(found, "frontend-open", bool):
+        return Channel()
+    filename = _get(found, "filename", str)
+    free = _FREE.fullmatch(filename)
+    return Channel(free[1]) if free else Channel(held=filename.startswith("unix:"))
+
+
 class _Dev:
     """One device of `info qtree`, while it is read."""
 
@@ -366,8 +408,9 @@ _ADDRESS = re.compile(r"^ *class .*, addr ([0-9a-f]{1,2}):([0-9a-f]{1,2})\.([0-9
 
 
 def devices(qtree: str) -> Devices:
-    """Failover primaries and standbys in `info qtree`: the one reply that has bus, address and every property."""
-    primaries, standbys = [], []
+    """Failover primaries and standbys in `info qtree`: the one reply that has bus, address and every property. And the
+    guest agent's port."""
+    primaries, standbys, agent_port = [], [], ""
     for device in _read_qtree(qtree):
         pair = device.properties.get("failover_pair_id", '""').strip('"')
         if pair:
@@ -375,7 +418,9 @@ def devices(qtree: str) -> Devices:
         if device.properties.get("failover") == "true":
             owner = device if device.device_id or device.parent is None else device.parent
             standbys.append(owner.device_id)
-    return Devices(tuple(primaries), tuple(standbys))
+        if device.driver == "virtserialport" and device.properties.get("name") == f'"{AGENT_PORT}"':
+            agent_port = device.properties.get("chardev", "").strip('"')
+    return Devices(tuple(primaries), tuple(standbys), agent_port)
 
 
 def _primary(device: _Dev, standby_id: str) -> Primary:

@@ -45,6 +45,8 @@ SLOW_AFTER = 5.0
 """Seconds after which a guest that has not unplugged is called slow; a quick one takes a quarter of a second."""
 SAMPLE_EVERY = 0.5
 """Seconds between two looks at the vCPUs of a slow one."""
+PING_EVERY = 3.0
+"""Seconds between two questions to its guest agent, each of which is given up before the next."""
 
 TRIES = 3
 CONT_TRIES = 20
@@ -421,6 +423,24 @@ def sample_is_due(state: State) -> bool:
     """What QEMU did not tell once is not asked again."""
     asked = state.vm.seen.get(Fact.CPUS)
     return asked is None or (bool(state.vm.samples) and state.now - asked >= SAMPLE_EVERY)
+
+
+def agent_look_is_due(state: State) -> bool:
+    """Its channel is on this host: a monitor of another tells no pid."""
+    vm = state.vm
+    asked = vm.seen.get(Fact.AGENT)
+    there = bool(vm.agent_port and vm.pid) and not vm.agent.why_not
+    return there and (asked is None or state.now - asked >= PING_EVERY)
+
+
+def agent_can_be_asked(state: State) -> bool:
+    return bool(state.vm.agent.path)
+
+
+def ping_is_due(state: State) -> bool:
+    """Its channel was looked at since: only that of a slow guest that runs is."""
+    agent = state.vm.agent
+    return agent.asked is None or agent.asked < state.vm.seen[Fact.AGENT]
 
 
 def stuck_means_cancel(state: State) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from vmtui.backend.core import conditions as is_
-from vmtui.backend.core import facts, preflight, result
+from vmtui.backend.core import facts, life, preflight, result, samples
 from vmtui.backend.core.commands import (
     QUERIES,
     STATE_FD,
@@ -15,6 +15,7 @@ from vmtui.backend.core.commands import (
     Fd,
     Learned,
     Number,
+    Ping,
     Publish,
     Read,
     Reserve,
@@ -38,7 +39,7 @@ from vmtui.backend.core.model import (
     Vm,
     Workflow,
 )
-from vmtui.backend.core.samples import Life, life
+from vmtui.backend.core.samples import Life
 from vmtui.backend.core.state import State, alarm, give_up, note, the_work
 
 PIPE_FD = "vmtui-replug"
@@ -243,7 +244,10 @@ def blame_guest(state: State) -> State:
 
 
 def _how_it_is(state: State) -> str:
-    found = life(state.vm)
+    vm = state.vm
+    if life.agent_shows(vm, state.now):
+        return f"it lives: {life.agents_answer(vm, state.now)}"
+    found = samples.life(vm)
     if found.life is Life.UNKNOWN:
         return "it may have crashed"
     return "it lives, as its vCPUs show" if found.life is Life.LIVES else f"it is {found.life}: {found.why}"
@@ -378,6 +382,16 @@ def ask_yank(state: State) -> State:
 
 def ask_cpus(state: State) -> State:
     return _ask(state, Fact.CPUS)
+
+
+def look_at_agent(state: State) -> State:
+    return _ask(state, Fact.AGENT)
+
+
+def ping(state: State) -> State:
+    """Beside what is outstanding. The number is of no other question of this boot: a late answer is known as one."""
+    agent = replace(state.vm.agent, asked=state.now)
+    return replace(state, vm=replace(state.vm, agent=agent), ping=Ping(round(state.now * 1e6), agent.path))
 
 
 def ask_fdsets(state: State) -> State:

@@ -65,6 +65,15 @@ class Tick(Event, frozen=True):
     """Time passed and nothing happened."""
 
 
+class Pinged(Event, frozen=True):
+    """What became of a question to the guest's agent."""
+
+    id: int
+    answered: bool
+    why_not: str = ""
+    """Why it could not be asked at all."""
+
+
 class Wish(Event, frozen=True):
     """A front end asks for a workflow."""
 
@@ -120,5 +129,5 @@ class Watch(Event, frozen=True):
 
 AnyEvent = (
     Connected | Disconnected | QmpEvent | Answered | Refused | Unknown | Tick | Wish | Cancel
-    | Restarted | Tune | KeepWaiting | LetRun | Watch
+    | Restarted | Tune | KeepWaiting | LetRun | Watch | Pinged
 )  # fmt: skip

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from vmtui.backend.core import cmdline
 from vmtui.backend.core.commands import (
+    Channel,
     Command,
     ConfigWords,
     Cpus,
@@ -27,8 +28,8 @@ from vmtui.backend.core.commands import (
     Text,
     dump,
 )
-from vmtui.backend.core.events import Connected, Disconnected, QmpEvent
-from vmtui.backend.core.model import Card, Cpu, Fact, Link, Migration, Primary, Sample, Vm
+from vmtui.backend.core.events import Connected, Disconnected, Pinged, QmpEvent
+from vmtui.backend.core.model import Agent, Card, Cpu, Fact, Link, Migration, Primary, Sample, Vm
 
 NO_CARD = 0xFFFFFFFF
 BUS_MASTER = 1 << 2
@@ -57,8 +58,8 @@ def learn(vm: Vm, command: Command, learned: Learned, at: float) -> Vm:
     fact = command.learns
     assert fact is not None
     match learned:
-        case Text(value) | Settings(value) | Dumping(value) | Offered(value):
-            return with_fact(vm, fact, at, **{fact.value: value})
+        case Text(value) | Settings(value) | Dumping(value) | Offered(value) | Formats(value):
+            return with_fact(vm, fact, at, **{fact.value.replace("-", "_"): value})
         case Runstate(status):
             return with_fact(vm, fact, at, runstate=status, panicked=vm.panicked or status == "guest-panicked")
         case MigrationNow(now):
@@ -71,12 +72,12 @@ def learn(vm: Vm, command: Command, learned: Learned, at: float) -> Vm:
             return with_fact(vm, fact, at, config_window=value)
         case FdSets(ids, in_use):
             return with_fact(vm, fact, at, fdsets=ids, fdsets_in_use=in_use)
-        case Formats(names):
-            return with_fact(vm, fact, at, dump_formats=names)
         case Cpus(cpus):
             return with_fact(vm, fact, at, samples=_sampled(vm.samples, cpus, at))
-        case Devices(primaries, standbys):
-            return with_fact(vm, fact, at, primaries=_merge(vm.primaries, primaries), standbys=standbys)
+        case Channel(path, held):
+            return with_fact(vm, fact, at, agent=replace(vm.agent, path=path, held=held))
+        case Devices(primaries, standbys, port):
+            return with_fact(vm, fact, at, primaries=_merge(vm.primaries, primaries), standbys=standbys, agent_port=port)
         case ConfigWords(device_id, words):
             return _cards_seen(replace(vm, primaries=_proved(vm.primaries, device_id, words, at)), at)
         case _:
@@ -89,6 +90,17 @@ def _sampled(before: tuple[Sample, ...], cpus: tuple[Cpu, ...], at: float) -> tu
         return ()
     same = before if before and len(before[-1].cpus) == len(cpus) else ()
     return (*same, Sample(at, cpus))[-KEPT_SAMPLES:]
+
+
+def pinged(vm: Vm, event: Pinged) -> Vm:
+    """`vm` after the guest's agent answered, or did not. That of a guest which stands still could not."""
+    agent = vm.agent
+    if event.answered:
+        return replace(vm, agent=replace(agent, answered=event.at, silent=None))
+    if event.why_not:
+        return replace(vm, agent=replace(agent, why_not=event.why_not))
+    first = agent.asked if agent.silent is None else agent.silent
+    return replace(vm, agent=replace(agent, silent=first)) if vm.runstate == "running" else vm
 
 
 def _keep_numbers(before: Migration, now: Migration) -> Migration:
@@ -158,6 +170,7 @@ def connected(vm: Vm, event: Connected) -> Vm:
         argv=event.argv or vm.argv,
         panic_action=_panic_action(vm, event),
         samples=(),
+        agent=Agent(),
         seen={},
     )
 
@@ -224,12 +237,17 @@ def _dumped(vm: Vm, data: dict[str, Any], at: float) -> Vm:
 def _reset(vm: Vm, _data: dict[str, Any], _at: float) -> Vm:
     """The guest boots: it will number its buses anew."""
     stale = (Fact.STATUS, Fact.DEVICES, Fact.CONFIG_WINDOW, Fact.CARDS)
-    return without(replace(vm, panicked=False, samples=()), *stale)
+    return without(replace(vm, panicked=False, samples=(), agent=Agent()), *stale)
+
+
+def _stopped(vm: Vm, _data: dict[str, Any], at: float) -> Vm:
+    """What tells how it is of a guest that does not answer is to be gathered anew, once it runs."""
+    return with_fact(vm, Fact.STATUS, at, runstate="paused", samples=(), agent=replace(vm.agent, silent=None))
 
 
 _EVENTS: dict[str, Callable[[Vm, dict[str, Any], float], Vm]] = {
     "MIGRATION":      _migration,
-    "STOP":           lambda vm, _data, at: with_fact(vm, Fact.STATUS, at, runstate="paused", samples=()),
+    "STOP":           _stopped,
     "RESUME":         lambda vm, _data, at: with_fact(vm, Fact.STATUS, at, runstate="running"),
     "GUEST_PANICKED": lambda vm, _data, _at: without(replace(vm, panicked=True), Fact.STATUS),
     "RESET":          _reset,

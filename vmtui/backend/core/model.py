@@ -56,6 +56,8 @@ class Fact(StrEnum):
     DUMP_FORMATS = "dump-formats"
     CPUS = "cpus"
     """A sample of the vCPUs of a guest that does not answer."""
+    AGENT = "agent"
+    """Whether its guest agent can be asked: the channel's state, not an answer."""
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -157,6 +159,23 @@ class Sample(msgspec.Struct, frozen=True):
     cpus: tuple[Cpu, ...]
 
 
+class Agent(msgspec.Struct, frozen=True):
+    """What is known of the guest agent of a guest that does not let go of its card."""
+
+    path: str = ""
+    """Its channel's socket on this host, where it can be asked: it has its port open, and nobody else is connected."""
+    held: bool = False
+    """Somebody else is connected to the channel, which serves one client."""
+    why_not: str = ""
+    """Why vmtui cannot use the socket: it is not tried again."""
+    asked: float | None = None
+    """When it was asked last."""
+    answered: float | None = None
+    """When it answered last."""
+    silent: float | None = None
+    """When it was asked first of the times that it did not answer since."""
+
+
 class Vm(msgspec.Struct, frozen=True):
     """The facts of one VM, whoever caused them."""
 
@@ -201,6 +220,9 @@ class Vm(msgspec.Struct, frozen=True):
     """Those whose files were taken back, and that QEMU has not closed yet."""
     samples: tuple[Sample, ...] = ()
     """The last few of the vCPUs, oldest first, all of the guest as it runs now."""
+    agent_port: str = ""
+    """The character device (chardev) behind the guest agent's port; empty = the VM has none."""
+    agent: Agent = Agent()
     seen: dict[Fact, float] = {}
     """When each fact was last learned over THIS connection; absent = must be asked."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from vmtui.backend.core.commands import Action, Command
+from vmtui.backend.core.commands import Action, Command, Ping
 from vmtui.backend.core.model import Failure, Goal, Trouble, Vm, Workflow
 
 
@@ -44,6 +44,8 @@ class State(msgspec.Struct, frozen=True):
     """When the outstanding action was sent."""
     actions: int = 0
     """How many actions were sent in all: it grows exactly when there is one to perform."""
+    ping: Ping | None = None
+    """The question to the guest's agent that is under way, beside the outstanding action."""
     now: float = 0.0
     read_at: float = -1.0
     """When the rules were last read: a fact that was asked since then is fresh, however slow the monitor."""

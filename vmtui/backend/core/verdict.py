@@ -10,7 +10,7 @@ from statistics import median
 import msgspec
 
 from vmtui.backend.core import conditions as is_
-from vmtui.backend.core import possible, preflight, words
+from vmtui.backend.core import life, possible, preflight, words
 from vmtui.backend.core.fleet import Snapshot
 from vmtui.backend.core.glance import Tone
 from vmtui.backend.core.model import OnStuck, Phase, Vm
@@ -69,6 +69,8 @@ class Verdict(msgspec.Struct, frozen=True):
     line: str
     known: tuple[str, ...]
     """What is known of the guest, each a sentence."""
+    agent: str
+    """What its guest agent does: answers or silent; empty where neither is known."""
     usual: str
     """Empty where it does not matter: a guest that cannot answer takes for ever."""
     then: str
@@ -113,8 +115,8 @@ def verdict(state: State, usually: Usual = NEVER_SAVED) -> Verdict | None:
     waited = max(state.now - (work.marks.asked if work.marks.asked is not None else state.now), 0.0)
     left = max(work.options.unplug_timeout - waited, 0.0)
     kind = Kind(words.verdict_word(state))
-    return Verdict(kind, waited, left, _line(kind, state, waited), _known(kind, state, waited), _usual(kind, usually),
-                   _then(state, kind, left))  # fmt: skip
+    return Verdict(kind, waited, left, _line(kind, state, waited), _known(kind, state, waited),
+                   life.agent_word(state.vm, state.now), _usual(kind, usually), _then(state, kind, left))  # fmt: skip
 
 
 def _cards(state: State) -> str:
@@ -141,13 +143,14 @@ def _known(kind: Kind, state: State, waited: float) -> tuple[str, ...]:
     elif vm.runstate != "running":
         since = f" for {state.now - work.marks.stopped:.0f} s" if work.marks.stopped is not None else ""
         known.append(f"It is {printable(vm.runstate, 40)}{since}. Not by vmtui: by another tool, or a person.")
-    seen = words.by_samples(state)
-    tells = "" if seen.why else " A guest that refuses sends nothing: only silence tells."
+    seen, answers = words.by_samples(state), life.agent_shows(vm, state.now)
+    tells = "" if seen.why or answers else " A guest that refuses sends nothing: only silence tells."
     known.append(f"{waited:.0f} s of silence since UNPLUG_PRIMARY.{tells}")
+    if told := life.of_agent(vm, state.now):
+        known.append(told)
     if kind is Kind.SLOW and seen.why:
-        lives = "It lives" if seen.life is Life.LIVES else "It is not clear whether it lives"
-        known.append(f"{lives}: {seen.why}.")
-    elif kind in (Kind.WAITING, Kind.SLOW):
+        known.append(f"{_BY_SAMPLES[seen.life]}: {seen.why}.")
+    elif kind in (Kind.WAITING, Kind.SLOW) and not answers:
         known.append("QEMU says that it runs." if _has_panic_device(vm) else
                      "QEMU says that it runs; it has no panic device, so a crashed guest looks like this too.")  # fmt: skip
     if kind is Kind.PROBABLY_DEAD:
@@ -155,6 +158,15 @@ def _known(kind: Kind, state: State, waited: float) -> tuple[str, ...]:
     if kind in GONE:
         known.append("A core dump (dump-guest-memory) is refused while a migration runs: cancel first, then dump.")
     return tuple(known)
+
+
+_BY_SAMPLES = {
+    Life.UNKNOWN: "Its vCPUs do not tell whether it lives",
+    Life.LIVES: "It lives",
+    Life.PROBABLY_DEAD: "Its vCPUs alone look dead",
+    Life.DEAD: "Its vCPUs alone look dead",
+}
+"""Of a guest that is not taken for dead: its agent answers, whatever they look like."""
 
 
 def _has_panic_device(vm: Vm) -> bool:

@@ -10,7 +10,7 @@ from datetime import datetime
 import humanize
 
 from vmtui.backend.core import conditions as is_
-from vmtui.backend.core import pace, preflight
+from vmtui.backend.core import life, pace, preflight, samples
 from vmtui.backend.core.fleet import Record
 from vmtui.backend.core.model import (
     Card,
@@ -28,7 +28,7 @@ from vmtui.backend.core.model import (
     Workflow,
 )
 from vmtui.backend.core.result import settings_restored, stopped_seconds
-from vmtui.backend.core.samples import Judgement, Life, life
+from vmtui.backend.core.samples import Judgement, Life
 from vmtui.backend.core.state import State, the_work
 from vmtui.backend.core.text import printable
 
@@ -129,7 +129,7 @@ def verdict(state: State) -> str:
     dumps = work.options.on_stuck is OnStuck.DUMP
     then = "cancels, and dumps it," if dumps else "cancels" if is_.stuck_means_cancel(state) else "goes on waiting"
     found = by_samples(state)
-    if found.life in DEATHS:
+    if word in DEATHS:
         return f"{word}: {found.why}; {then} in {left:.0f} s"
     return f"{word} for the guest to unplug {names}; {then} in {left:.0f} s"
 
@@ -139,7 +139,7 @@ DEATHS = frozenset({Life.DEAD, Life.PROBABLY_DEAD})
 
 def by_samples(state: State) -> Judgement:
     """What its vCPUs tell of a guest that runs and does not answer."""
-    return life(state.vm) if is_.running(state) and is_.guest_is_slow(state) else Judgement()
+    return samples.life(state.vm) if is_.running(state) and is_.guest_is_slow(state) else Judgement()
 
 
 def verdict_word(state: State) -> str:
@@ -149,8 +149,10 @@ def verdict_word(state: State) -> str:
         return "dead"
     if vm.runstate != "running":
         return "paused"
-    found = by_samples(state).life
-    return str(found) if found in DEATHS else "slow" if is_.guest_is_slow(state) else "waiting"
+    if not is_.guest_is_slow(state):
+        return "waiting"
+    found = life.life(vm, state.now).life
+    return str(found) if found in DEATHS else "slow"
 
 
 def progress_line(state: State, rate: float) -> str:

@@ -28,6 +28,7 @@ from vmtui.backend.core.events import (
     Disconnected,
     KeepWaiting,
     LetRun,
+    Pinged,
     QmpEvent,
     Refused,
     Restarted,
@@ -39,6 +40,7 @@ from vmtui.backend.core.events import (
 )
 from vmtui.backend.core.model import (
     ENDED_STATES,
+    Agent,
     Card,
     Fact,
     Goal,
@@ -69,7 +71,7 @@ class Rule(NamedTuple):
 ANY = float("inf")
 SINCE_ENTERED = -1.0
 """The fact must have been learned after this phase began."""
-ASKED_BY_RULES = frozenset({Fact.FDSETS, Fact.YANK, Fact.DUMP, Fact.DUMP_FORMATS, Fact.CPUS})
+ASKED_BY_RULES = frozenset({Fact.FDSETS, Fact.YANK, Fact.DUMP, Fact.DUMP_FORMATS, Fact.CPUS, Fact.AGENT})
 """What only some workflows come to need."""
 PROBE: dict[Fact, float] = {fact: ANY for fact in Fact if fact not in ASKED_BY_RULES}
 
@@ -129,6 +131,8 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.guest_panicked, is_.stuck_means_cancel), do.blame_crash),
         Rule((is_.unplug_time_is_up, is_.stuck_means_cancel), do.blame_guest),
         Rule((is_.guest_is_slow, is_.running, is_.sample_is_due), do.ask_cpus),
+        Rule((is_.guest_is_slow, is_.running, is_.agent_look_is_due), do.look_at_agent),
+        Rule((is_.agent_can_be_asked, is_.ping_is_due), do.ping),
     ),
     Phase.PAUSE: (
         Rule((is_.given_up, is_.migrate_sent, is_.migration_running), go=Phase.CANCEL),
@@ -286,18 +290,28 @@ def observe(state: State, event: AnyEvent) -> State:
         case QmpEvent():
             seen = replace(state, vm=facts.qmp_event(state.vm, event))
             return _mark(state, seen) if state.busy else idle.prompted(seen, event)
-        case Answered() | Refused() | Unknown() if state.outstanding is None:
+        case Pinged():
+            asked = state.ping is not None and state.ping.id == event.id
+            return replace(state, ping=None, vm=facts.pinged(state.vm, event)) if asked else state
+        case Answered() | Refused() | Unknown():
+            return _heard(state, event)
+        case Tick():
             return state
-        case Answered() | Refused() | Unknown() if tuning.is_outstanding(state):
-            return tuning.heard(state, event)
+
+
+def _heard(state: State, event: Answered | Refused | Unknown) -> State:
+    """What became of the outstanding action."""
+    if state.outstanding is None:
+        return state
+    if tuning.is_outstanding(state):
+        return tuning.heard(state, event)
+    match event:
         case Answered(_, learned):
             return _mark(state, do.answered(state, learned))
         case Refused(_, text, error_class):
             return _mark(state, do.refused(state, text, error_class))
         case Unknown(_, why):
             return _mark(state, do.unknown(state, why))
-        case Tick():
-            return state
 
 
 def _connect(state: State, event: Connected) -> State:
@@ -335,7 +349,7 @@ def _begin(state: State, event: Wish) -> State:
         timeline=((Phase.PREFLIGHT, event.at),),
     )
     # Pre-flight looks at the VM as it is now, not as it was when somebody last looked: also not at an answer under way.
-    vm = facts.without(replace(state.vm, samples=()), *(fact for fact in Fact if fact is not Fact.FEATURES))
+    vm = facts.without(replace(state.vm, samples=(), agent=Agent()), *(fact for fact in Fact if fact is not Fact.FEATURES))
     kept = event.options.goal is Goal.CHECK or event.options == follow_up(state)
     last = as_told(state).work if kept else None
     return replace(state, work=work, last=last, vm=vm, outstanding=None, tunes=())
@@ -509,7 +523,8 @@ def enter(state: State, phase: Phase) -> State:
     timeline = (*work.timeline, (phase, state.now))
     # What is counted for each phase anew; the other counts are for the whole workflow.
     tries = {name: count for name, count in work.tries.items() if not name.startswith(("set-", "ask-"))}
-    state = replace(state, work=replace(work, phase=phase, entered=state.now, timeline=timeline, tries=tries))
+    work = replace(work, phase=phase, entered=state.now, timeline=timeline, tries=tries)
+    state = replace(state, work=work, ping=None)
     return do.conclude(state) if phase is Phase.DONE else state
 
 

@@ -52,6 +52,19 @@ look() {
     slaves=${slaves:-none}
 }
 
+agent() { # guest-sync is all that it knows; where nobody is connected, reading ends at once
+    exec 3<>/dev/vport0p1
+    while :; do
+        read -r line <&3 || { sleep 0.1; continue; }
+        id=${line##*:}
+        echo "{\"return\": ${id%%\}*}}" >&3
+    done
+}
+case $LAB_AGENT in
+    answers) agent & ;;
+    silent) sleep 2147483647 3<>/dev/vport0p1 & ;;
+esac
+
 device=eth0
 if [ "$LAB_SLAVES" != none ]; then
     until look; [ $slaves = $LAB_SLAVES ]; do
@@ -105,6 +118,9 @@ class LabSpec:
     """With `-incoming` among them, a guest is up when its QEMU is."""
     machine: str = "q35"
     """`pc` has no `pcie-mmcfg` window to look through; its pair sits behind PCI Express ports all the same."""
+    agent: str = ""
+    """The guest has a channel for a guest agent: `answers`, `silent` (one that has it open, and never does), `none` (nobody
+    has it open); empty = no channel."""
     disk: bool = False
     """A small qcow2 disk, node-name `disk0`; its first sector holds the number of the heartbeat."""
 
@@ -142,6 +158,11 @@ class Place:
     def control(self) -> Path:
         """A human monitor, the lab's own."""
         return self.directory / "control.sock"
+
+    @property
+    def agent(self) -> Path:
+        """The guest agent's channel, if there is one."""
+        return self.directory / "agent.sock"
 
     @property
     def serial(self) -> Path:
@@ -195,6 +216,7 @@ def command(spec: LabSpec, boot: Boot) -> tuple[str, ...]:
         *(("-device", "pvpanic") if spec.pvpanic else ()),
         *(("-action", f"panic={spec.panic_action}") if spec.panic_action else ()),
         *(_disk(boot.place.disk) if spec.disk else ()),
+        *(_agent(boot.place.agent) if spec.agent else ()),
         *(_fill(boot.fill) if boot.fill else ()),
         *spec.extra_args,
     )
@@ -242,6 +264,11 @@ def _disk(path: Path) -> tuple[str, ...]:
     return ("-blockdev", node, "-device", f"virtio-blk-pci,drive={DISK}")
 
 
+def _agent(path: Path) -> tuple[str, ...]:
+    port = "virtserialport,chardev=agent0,name=org.qemu.guest_agent.0"
+    return ("-device", "virtio-serial-pci", "-chardev", f"socket,id=agent0,path={path},server=on,wait=off", "-device", port)
+
+
 def _fill(path: str) -> tuple[str, ...]:
     """QEMU lays the bytes into the memory itself: the guest, slow under TCG, need not even look."""
     return ("-device", f"loader,file={path},addr={FILL_START_MIB << 20:#x},force-raw=on")
@@ -257,6 +284,7 @@ def kernel_parameters(spec: LabSpec) -> str:
         "console=ttyS0 quiet panic=0 unknown_nmi_panic nokaslr mitigations=off": True,
         f"LAB_SLAVES={'virtio_net,e1000e' if spec.failover else 'none'}": True,
         "acpiphp.disable=1 LAB_STUBBORN=yes": spec.stubborn,
+        f"LAB_AGENT={spec.agent}": bool(spec.agent),
         f"memmap={spec.fill_mib}M${FILL_START_MIB}M": spec.fill_mib > 0,
     }
     return " ".join(word for word, wanted in words.items() if wanted)

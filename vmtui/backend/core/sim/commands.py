@@ -288,6 +288,11 @@ def _query_yank(vm: Machine, _: Arguments) -> Any:
     return [{"type": "chardev", "id": "compat_monitor0"}, *migration]
 
 
+def _query_chardev(vm: Machine, _: Arguments) -> Any:
+    monitor = {"frontend-open": True, "filename": "unix:/run/qmp.sock,server=on", "label": "compat_monitor0"}
+    return [monitor, *shapes.agent_chardev(vm)]
+
+
 # File descriptors
 
 
@@ -491,6 +496,7 @@ COMMANDS: dict[str, Command] = {
     "qom-get":                            _qom_get,
     "qom-list":                           _qom_list,
     "query-block":                        lambda vm, _: shapes.block(vm),
+    "query-chardev":                      _query_chardev,
     "query-cpus-fast":                    _always(shapes.CPUS),
     "query-current-machine":              _always({"wakeup-suspend-support": True}),
     "query-dump":                         _query_dump,

@@ -62,9 +62,10 @@ class Machine:
     """One VM inside one QEMU. Mutable, but every container in it is flat, so that `clone` is cheap."""
 
     __slots__ = (
-        "_closed", "_since", "_surprises", "alive", "boots", "capabilities", "cards", "disks", "dump", "fds",
-        "fdsets", "guest", "killed", "listening", "migration", "name", "now", "out", "overheard", "panic_action",
-        "parameters", "passed", "profile", "ram", "runstate", "scenario", "stopped", "timers", "watched",
+        "_closed", "_since", "_surprises", "agent_in_use", "agent_path", "alive", "boots", "capabilities",
+        "cards", "disks", "dump", "fds", "fdsets", "guest", "killed", "listening", "migration", "name", "now",
+        "out", "overheard", "panic_action", "parameters", "passed", "profile", "ram", "runstate", "scenario",
+        "stopped", "timers", "watched",
     )  # fmt: skip
 
     def __init__(self, profile: Profile, scenario: Scenario, ram: int, name: str, now: float) -> None:
@@ -86,6 +87,10 @@ class Machine:
         """up, dead (panicked) or booting."""
         self.boots = False
         """The VM was reset, and the guest boots as soon as it runs."""
+        self.agent_path = f"/run/{name}.agent"
+        """The socket of the guest agent's channel, if there is one."""
+        self.agent_in_use = scenario.agent_in_use
+        """Somebody is connected to it."""
         self.cards = _cards(scenario)
         self.panic_action = scenario.panic_action
         self.parameters = dict(profile.parameters)
@@ -291,6 +296,15 @@ class Machine:
             self._guest_runs()
         elif self.runstate != "inmigrate":
             self._enter("prelaunch")
+
+    @property
+    def agent_listens(self) -> bool:
+        """It has its port open: also one that is silent, stands still or died with its guest."""
+        return self.scenario.agent in ("answers", "silent") and self.guest != "booting"
+
+    def agent_answers(self) -> bool:
+        """A question that is put to it now."""
+        return self.scenario.agent == "answers" and self.guest == "up" and self.running
 
     def nmi(self) -> None:
         """An NMI that nobody asked for: the guest panics, as Linux does with `unknown_nmi_panic`."""

@@ -42,6 +42,10 @@ class Scenario:
     """Without it QEMU sees nothing of a panic."""
     panic_action: str = "shutdown"
     """As given on QEMU's command line; QMP set-action changes it."""
+    agent: str = ""
+    """The guest has a channel for a guest agent, and one in it that answers, is silent (its port open), or none."""
+    agent_in_use: bool = False
+    """Somebody else is connected to it."""
     paused_by_other: When | None = None
     continued_by_other: When | None = None
     resets: When | None = None
@@ -71,6 +75,20 @@ class Scenario:
     """Somebody else's migration runs already, to a file of theirs, at 64 KiB/s."""
     addable: bool = True
     """device_add brings a deleted card back, on a QEMU that can."""
+
+    def agent_words(self, path: str) -> tuple[str, ...]:
+        """What QEMU's command line says of the guest agent's channel, whose socket is at `path`."""
+        if not self.agent:
+            return ()
+        port = "virtserialport,chardev=agent0,name=org.qemu.guest_agent.0"
+        return (
+            "-device",
+            "virtio-serial-pci",
+            "-chardev",
+            f"socket,id=agent0,path={path},server=on,wait=off",
+            "-device",
+            port,
+        )
 
     @property
     def panic_words(self) -> tuple[str, ...]:

@@ -158,7 +158,34 @@ def _qtree(vm: Machine) -> str:
     for index, card in enumerate(vm.cards):
         lines += _qtree_port(_bus_number(index, primary=False), _qtree_standby(card))
         lines += _qtree_port(_bus_number(index, primary=True), _qtree_primary(vm, card))
+    lines += _qtree_agent() if vm.scenario.agent else []
     return "".join(f"{line}\r\n" for line in lines)
+
+
+def _qtree_agent() -> list[str]:
+    port = [
+        'dev: virtio-serial-pci, id ""',
+        "  bus: virtio-bus",
+        "    type virtio-pci-bus",
+        '    dev: virtio-serial-device, id ""',
+        "      bus: virtio-serial-bus.0",
+        "        type virtio-serial-bus",
+        '        dev: virtserialport, id ""',
+        '          chardev = "agent0"',
+        "          nr = 1 (0x1)",
+        '          name = "org.qemu.guest_agent.0"',
+        "          port 1, guest on, host off, throttle off",
+    ]
+    return [f"      {line}" for line in port]
+
+
+def agent_chardev(vm: Machine) -> list[dict[str, Any]]:
+    """The guest agent's channel in query-chardev."""
+    if not vm.scenario.agent:
+        return []
+    prefix = "" if vm.agent_in_use else "disconnected:"
+    filename = f"{prefix}unix:{vm.agent_path},server=on"
+    return [{"frontend-open": vm.agent_listens, "filename": filename, "label": "agent0"}]
 
 
 def _qtree_port(bus: int, behind: list[str]) -> list[str]:
