@@ -19,7 +19,7 @@ from vmtui.backend.service import Service
 COPIED = "copied.txt"
 
 
-class _Lasting:
+class Lasting:
     """A terminal that may go away: Textual's writing thread ends with its first error, and the screen then waits for it."""
 
     def __init__(self, terminal: TextIO) -> None:
@@ -46,7 +46,7 @@ def show(names: Sequence[str], *, directory: str | None = None, read_only: bool 
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: app.leave_from_outside())
     if sys.__stderr__ is not None:
-        sys.__stderr__ = _Lasting(sys.__stderr__)  # type: ignore[assignment, misc]  # what Textual draws on
+        sys.__stderr__ = Lasting(sys.__stderr__)  # type: ignore[assignment, misc]  # what Textual draws on
     try:
         left = app.run()
         if left == Leave.WHEN_DONE and not outlives:
