@@ -33,7 +33,7 @@ def dump(guest: AnyGuest, name: str) -> Path:
 
 
 def kernel_log(kdump: Path) -> str:
-    """The guest's, as makedumpfile finds it. That reads no ELF core of a QEMU since 7.2: it looks past the headers."""
+    """The guest's, as makedumpfile finds it. It reads none of QEMU's ELF cores."""
     raw, log = kdump.with_name("raw"), kdump.with_name("log")
     if kdump.read_bytes()[:12] == b"makedumpfile":
         with kdump.open("rb") as flattened:
