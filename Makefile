@@ -31,6 +31,7 @@ check: $(BIN)/.ready ## format, lint, types, layers and the fast tests
 	$(BIN)/python -m pytest -q -m "not real and not slice" -n $(JOBS)
 
 test: check ## everything, with every real QEMU that can be had
+	tools/setup-host tests
 	$(BIN)/python -m pytest -q -m slice -n $(JOBS)
 	tools/setup-host qemu more-qemus
 	$(BIN)/python -m pytest -q -m real -n $(JOBS) --dist loadgroup

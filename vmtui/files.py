@@ -37,7 +37,8 @@ def _described_dump(path: Path, report: FileReport) -> str:
     name = printable(str(path), 300)
     if not report.whole:
         return f"{name}: not whole: {report.trouble}"
-    return f"{name}: whole, {size(report.size)}\n  core dump  {report.format}, memory in {report.ram_blocks} pieces"
+    kernel = f"\n  kernel     {report.kernel}" if report.kernel else ""
+    return f"{name}: whole, {size(report.size)}\n  core dump  {report.format}, memory in {report.ram_blocks} pieces{kernel}"
 
 
 def _described(path: Path, report: StreamReport) -> str:

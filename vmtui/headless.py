@@ -34,6 +34,8 @@ TOLD_BEFORE = ("panic-guard", "stop", "card-out", "card-deleted")
 """Notes of the pre-flight that are shown before it begins."""
 REFRESH = 0.25
 """Seconds between two looks at a running save; phases are shown as they come."""
+HANGUP_FOLLOWS = 0.1
+"""Seconds after a SIGTERM within which a SIGHUP tells that the whole session is ended."""
 
 
 class Printer(Protocol):
@@ -49,7 +51,7 @@ class Printer(Protocol):
 
 
 def run(vm: FoundVm, options: Options, printer: Printer, *, give_back: bool = False) -> Result:
-    """Run one workflow to its checked end. Ctrl-C and SIGTERM cancel it; SIGHUP lets it go on.
+    """Run one workflow to its checked end. Ctrl-C and SIGTERM cancel it; SIGHUP lets it go on, also with a SIGTERM.
 
     `give_back`: the monitor is not held any longer afterwards, even where a screen shows the VM.
     Raises Unreachable for a VM without a monitor that can be used, RefusedError while something is done to it already.
@@ -264,14 +266,27 @@ class _Kept:
 
 @contextlib.contextmanager
 def _signals(interrupted: Callable[[Engine | Remote], None], engine: Engine | Remote) -> Any:
+    """Where a login session is ended, systemd sends SIGTERM and then SIGHUP: nobody wants a save cancelled by that.
+
+    Under nohup SIGHUP stays without a meaning, and SIGTERM keeps its own.
+    """
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted, engine)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    hung_up = asyncio.Event()
+
+    def end() -> None:
+        if hung_up.is_set() and isinstance(engine, Remote):
+            os._exit(128 + signal.SIGTERM)
+        interrupted(engine)
+
+    before = signal.getsignal(signal.SIGHUP)
+    if before != signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+    loop.add_signal_handler(signal.SIGINT, interrupted, engine)
+    loop.add_signal_handler(signal.SIGTERM, loop.call_later, HANGUP_FOLLOWS, end)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.remove_signal_handler(number)
         signal.signal(signal.SIGHUP, before)
 

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TextIO
 
 from vmtui import settings
 from vmtui.app import Leave, VmtuiApp
@@ -18,6 +19,22 @@ from vmtui.backend.service import Service
 COPIED = "copied.txt"
 
 
+class Lasting:
+    """A terminal that may go away: Textual's writing thread ends with its first error, and the screen then waits for it."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self.fileno, self.isatty = terminal.fileno, terminal.isatty
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._terminal.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._terminal.flush()
+
+
 def show(names: Sequence[str], *, directory: str | None = None, read_only: bool = False) -> int:
     """Run it until the user ends it; returns the exit code. Raises UsageError for a name that means nothing."""
     chosen = settings.read()
@@ -28,6 +45,8 @@ def show(names: Sequence[str], *, directory: str | None = None, read_only: bool 
     app = VmtuiApp(service, read_only=read_only, outlives=outlives, settings=chosen, keep=keep)
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: app.leave_from_outside())
+    if sys.__stderr__ is not None:
+        sys.__stderr__ = Lasting(sys.__stderr__)  # type: ignore[assignment, misc]  # what Textual draws on
     try:
         left = app.run()
         if left == Leave.WHEN_DONE and not outlives:

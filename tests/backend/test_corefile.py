@@ -1,6 +1,7 @@
 """A core dump that is cut off anywhere, or is none, is told from a whole one."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,35 @@ def test_pieces_that_came_in_any_order_are_whole(tmp_path: Path) -> None:
 def test_reading_stops_when_it_is_told_to(tmp_path: Path, name: str) -> None:
     with pytest.raises(StreamInterrupted):
         read_dump(written(tmp_path / "core", core(name)), lambda: True)
+
+
+NOTES = bytes(800) + b"VMCOREINFO\0\0OSRELEASE=6.1.0-56-amd64\nPAGESIZE=4096\n"
+
+
+def elf_with(notes: bytes) -> bytes:
+    content = bytearray(elf())
+    struct.pack_into("<I", content, 64, 4)
+    struct.pack_into("<Q", content, 64 + 32, len(notes))
+    return bytes(content[: 64 + 56]) + notes
+
+
+def kdump_with(notes: bytes) -> tuple[bytes, bytes]:
+    """The headers of a kdump file, and what follows them: bitmaps with one page, and that page."""
+    block, sub = 4096, 2
+    head = struct.pack("<8sI412x4sIIII", b"KDUMP   ", 6, b"", block, sub, 2, 8).ljust(block, b"\0")
+    bitmaps = (b"\x01".ljust(block, b"\0")) * 2
+    return head + notes.ljust(sub * block, b"\0"), bitmaps + struct.pack("<QIIQ", 0, 1, 0, 0)
+
+
+def flattened_with(notes: bytes) -> bytes:
+    head, rest = kdump_with(notes)
+    return flattened((0, head[:464]), (4096, head[4096:]), (len(head), rest))
+
+
+@pytest.mark.parametrize("content", [elf_with, lambda notes: b"".join(kdump_with(notes)), flattened_with])
+def test_the_release_of_the_guests_kernel_is_read_where_its_notes_tell(
+    tmp_path: Path, content: Callable[[bytes], bytes]
+) -> None:
+    told, untold = (read_dump(written(tmp_path / "core", content(notes))) for notes in (NOTES, bytes(len(NOTES))))
+    assert (told.whole, told.trouble, told.kernel) == (True, "", "6.1.0-56-amd64")
+    assert (untold.whole, untold.kernel) == (True, "")

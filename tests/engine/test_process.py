@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,36 @@ def test_a_front_end_that_is_ended_ends_no_save(path: Path, command: str, number
         (job,) = jobs_of()
         assert vmtui("wait", job.stem)[0] == 0
         saved_as_it_should(qemu)
+
+
+def test_a_session_that_is_ended_ends_no_save(path: Path) -> None:
+    """systemd sends SIGTERM, and SIGHUP right behind it."""
+    with FakeQemu(path, scenario=SLOW) as qemu, started(*save(qemu, "--json")) as saving:
+        line_with(saving.stdout, '"unplug"')
+        saving.send_signal(signal.SIGTERM)
+        saving.send_signal(signal.SIGHUP)
+        assert saving.wait() == 128 + signal.SIGTERM
+        (job,) = jobs_of()
+        assert vmtui("wait", job.stem)[0] == 0
+        saved_as_it_should(qemu)
+
+
+def test_a_save_that_is_told_to_end_in_a_terminal_that_is_there_is_cancelled(path: Path) -> None:
+    with FakeQemu(path, scenario=STUBBORN) as qemu, started(*save(qemu, "--json")) as saving:
+        line_with(saving.stdout, '"unplug"')
+        saving.send_signal(signal.SIGTERM)
+        assert result(saving.communicate()[0])["outcome"] == "cancelled"
+        assert qemu.as_before
+
+
+def test_under_nohup_a_closed_terminal_does_not_change_what_sigterm_means(path: Path) -> None:
+    ignored = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    with FakeQemu(path, scenario=STUBBORN) as qemu, started(*save(qemu, "--json"), preexec_fn=ignored) as saving:
+        line_with(saving.stdout, '"unplug"')
+        saving.send_signal(signal.SIGHUP)
+        saving.send_signal(signal.SIGTERM)
+        assert result(saving.communicate()[0])["outcome"] == "cancelled"
+        assert qemu.as_before
 
 
 def test_another_terminal_sees_all_of_it(path: Path) -> None:

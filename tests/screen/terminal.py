@@ -29,13 +29,18 @@ IN_ITS_OWN_SESSION = (
     "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from vmtui.cli import main; sys.exit(main())"
 )
 """The terminal is the controlling one, as in a login: its end is a hangup."""
+ANY_PROGRAM = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+"""As above, with the program that the arguments name."""
 Found = TypeVar("Found")
 
 
 class Terminal:
     """`with Terminal("vm", environment={}) as terminal: terminal.until("running")`. At the end the process is gone."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str], size: tuple[int, int] = (80, 24)) -> None:
+    def __init__(
+        self, *arguments: str, environment: Mapping[str, str], size: tuple[int, int] = (80, 24),
+        program: str = IN_ITS_OWN_SESSION,
+    ) -> None:  # fmt: skip
         columns, lines = size
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
@@ -47,7 +52,7 @@ class Terminal:
         """How the terminal was set before vmtui had it."""
         try:
             self._process = subprocess.Popen(
-                (sys.executable, "-c", IN_ITS_OWN_SESSION, *arguments), stdin=slave, stdout=slave, stderr=slave,
+                (sys.executable, "-c", program, *arguments), stdin=slave, stdout=slave, stderr=slave,
                 start_new_session=True, cwd=REPOSITORY,
                 env={**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environment},
             )  # fmt: skip

@@ -1,7 +1,11 @@
 """The engine publishes from a thread of its own: what it said last is what is shown."""
 
 import asyncio
+import os
+import pty
 import threading
+
+import pytest
 
 from tests.ui.frozen import Frozen, settle
 from vmtui.app import UPDATES, VmtuiApp
@@ -10,6 +14,7 @@ from vmtui.backend.core.model import Vm
 from vmtui.backend.core.state import State
 from vmtui.messages import Shown
 from vmtui.screens.base import ShowingScreen
+from vmtui.ui import Lasting
 
 
 class Counting(ShowingScreen):
@@ -55,3 +60,17 @@ def test_the_last_of_many_values_from_another_thread_is_drawn_and_few_of_the_oth
         assert len(screen.shown) < last / 2
 
     asyncio.run(run())
+
+
+def test_what_is_drawn_on_a_terminal_that_has_gone_ends_no_thread() -> None:
+    """Textual's writing thread would be ended by an error, and who closes the screen would wait for it for good."""
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w", encoding="utf-8") as terminal:
+        os.close(master)
+        lasting = Lasting(terminal)
+        for _ in range(3):
+            lasting.write("text\n")
+            lasting.flush()
+        with pytest.raises(OSError, match="Input/output error"):
+            terminal.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), slave)  # for what is left in its buffer

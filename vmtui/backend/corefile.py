@@ -1,4 +1,4 @@
-"""Is a core dump whole, and what is it? The headers and tables are read, not the guest's memory.
+"""Is a core dump whole, and what is it, and of which kernel? The headers and tables are read, not the guest's memory.
 
 QEMU's dump-guest-memory writes three kinds of file:
 
@@ -6,13 +6,16 @@ QEMU's dump-guest-memory writes three kinds of file:
 * kdump, flattened (`kdump-zlib` and its like): a makedumpfile header, then pieces, each with the offset that it belongs to,
   and an end mark. The pieces hold the kdump file.
 * kdump, raw (`kdump-raw-zlib`) and Windows' own (`win-dmp`): a header, bitmaps, and a table of pages.
+
+The notes of the first three hold a VMCOREINFO where the VM has a `-device vmcoreinfo` and its Linux has filled it.
 """
 
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from vmtui.backend.core.model import FileReport
 from vmtui.backend.stream import StreamInterrupted
@@ -28,6 +31,10 @@ _LAST_PAGES = 4096
 _WINDOWS_SIZE = 0xFA0
 """Where a Windows dump's header says how long the file must be (RequiredDumpSpace)."""
 CHUNK = 1 << 20
+_NOTES = 16 << 20
+"""Bytes of notes that are looked at: a vCPU's are some 800."""
+_RELEASE = re.compile(rb"VMCOREINFO\0\0OSRELEASE=([!-~]{1,64})\n")
+"""VMCOREINFO's name, padded to four bytes, and its first line."""
 
 
 class _NotWhole(ValueError):
@@ -40,12 +47,12 @@ def read_dump(path: Path, stop: Callable[[], bool] = lambda: False) -> FileRepor
         size = os.fstat(file.fileno()).st_size
         name, check = _kind(file.read(16))
         try:
-            pieces = check(file, size, stop)
+            found = check(file, size, stop)
         except _NotWhole as error:
             return FileReport(size, False, str(error), format=name)
         except struct.error:
             return FileReport(size, False, "it breaks off in a header", format=name)
-    return FileReport(size, True, ram_blocks=pieces, format=name)
+    return FileReport(size, True, ram_blocks=found.pieces, format=name, kernel=_release(found.notes))
 
 
 def is_dump(path: Path) -> bool:
@@ -54,8 +61,14 @@ def is_dump(path: Path) -> bool:
         return bool(_kind(file.read(16))[0])
 
 
-Check = Callable[[BinaryIO, int, Callable[[], bool]], int]
-"""Raises _NotWhole; else how many pieces of memory the file has."""
+class _Found(NamedTuple):
+    pieces: int
+    """Of memory."""
+    notes: bytes = b""
+
+
+Check = Callable[[BinaryIO, int, Callable[[], bool]], _Found]
+"""Raises _NotWhole."""
 
 
 def _kind(magic: bytes) -> tuple[str, Check]:
@@ -68,8 +81,14 @@ def _kind(magic: bytes) -> tuple[str, Check]:
     return next(((name, check) for start, name, check in kinds if magic.startswith(start)), ("", _check_unknown))
 
 
-def _check_unknown(_file: BinaryIO, size: int, _stop: Callable[[], bool]) -> int:
+def _check_unknown(_file: BinaryIO, size: int, _stop: Callable[[], bool]) -> _Found:
     raise _NotWhole("it is no core dump" if size else "it is empty")
+
+
+def _release(notes: bytes) -> str:
+    """The guest's kernel, as its `uname -r` says it; empty where the notes do not tell."""
+    found = _RELEASE.search(notes)
+    return found[1].decode("ascii") if found else ""
 
 
 def _at(file: BinaryIO, offset: int, length: int) -> bytes:
@@ -82,12 +101,12 @@ def _at(file: BinaryIO, offset: int, length: int) -> bytes:
 
 # --- ELF ----------------------------------------------------------------------------------------------------------
 
-_CORE = 4
+_CORE, _NOTE = 4, 4
 _MANY = 0xFFFF
 """So many program headers do not fit the field: the first section's header then says how many."""
 
 
-def _check_elf(file: BinaryIO, size: int, stop: Callable[[], bool]) -> int:
+def _check_elf(file: BinaryIO, size: int, stop: Callable[[], bool]) -> _Found:
     identity = _at(file, 0, 16)
     order, wide = "<" if identity[5] == 1 else ">", identity[4] == 2
     head = struct.unpack(order + ("HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH"), _at(file, 16, 48 if wide else 36))
@@ -99,26 +118,32 @@ def _check_elf(file: BinaryIO, size: int, stop: Callable[[], bool]) -> int:
         count = info[0]
     if not count:
         raise _NotWhole("it has no memory in it")
-    program = struct.Struct(order + ("8xQ16xQ16x" if wide else "4xI8xI12x"))
-    section = struct.Struct(order + ("24xQQ24x" if wide else "16xII16x"))
+    program = struct.Struct(order + ("I4xQ16xQ16x" if wide else "II8xI12x"))
+    section = struct.Struct(order + ("I20xQQ24x" if wide else "I12xII16x"))
     if each != program.size:
         raise _NotWhole("its program headers have an unknown size")
+    notes = b""
     for header, at, number in ((program, programs, count), (section, sections, named)):
         for index in range(number):
             if stop():
                 raise StreamInterrupted
-            offset, length = header.unpack(_at(file, at + index * header.size, header.size))
+            sort, offset, length = header.unpack(_at(file, at + index * header.size, header.size))
             if offset + length > size:
                 raise _NotWhole(f"it breaks off: {offset + length - size} bytes are missing")
-    return int(count)
+            if header is program and sort == _NOTE:
+                notes = _at(file, offset, min(length, _NOTES))
+    return _Found(int(count), notes)
 
 
 # --- kdump --------------------------------------------------------------------------------------------------------
 
 
-def _check_flattened(file: BinaryIO, size: int, stop: Callable[[], bool]) -> int:
-    """Each piece must be there, and the end mark behind the last; the first is the kdump header."""
-    at, pieces = FLAT_HEADER, 0
+def _check_flattened(file: BinaryIO, size: int, stop: Callable[[], bool]) -> _Found:
+    """Each piece must be there, and the end mark behind the last; the first is the kdump header.
+
+    The notes are in one of the pieces behind it, before the bitmaps.
+    """
+    at, pieces, notes_end, notes = FLAT_HEADER, 0, 0, b""
     while True:
         offset, length = _PIECE.unpack(_at(file, at, _PIECE.size))
         if (offset, length) == (-1, -1):
@@ -128,21 +153,32 @@ def _check_flattened(file: BinaryIO, size: int, stop: Callable[[], bool]) -> int
             raise _NotWhole("it does not begin with a kdump header")
         if offset < 0 or length <= 0 or at + length > size:
             raise _NotWhole("it breaks off in a piece of memory")
+        if pieces == 0 and length >= _KDUMP.size:
+            notes_end = _notes_end(_at(file, at, _KDUMP.size))
+        if offset < notes_end and len(notes) < _NOTES:
+            notes += _at(file, at, min(length, _NOTES))
         at, pieces = at + length, pieces + 1
         if pieces % 1000 == 0 and stop():
             raise StreamInterrupted
     if not pieces:
         raise _NotWhole("it has no memory in it")
-    return pieces
+    return _Found(pieces, notes)
+
+
+def _notes_end(header: bytes) -> int:
+    """Where, in a kdump file with this header, the bitmaps begin."""
+    _sign, _version, _status, block, sub, _bitmaps, _pages = _KDUMP.unpack(header)
+    return int((1 + sub) * block)
 
 
 def _is_kdump(file: BinaryIO, at: int, offset: int) -> bool:
     return offset == 0 and _at(file, at, 8) == b"KDUMP   "
 
 
-def _check_kdump(file: BinaryIO, size: int, stop: Callable[[], bool]) -> int:
+def _check_kdump(file: BinaryIO, size: int, stop: Callable[[], bool]) -> _Found:
     """The table of pages must be there, and what its last entries point to."""
-    _sign, _version, _status, block, sub, bitmaps, _pages = _KDUMP.unpack(_at(file, 0, _KDUMP.size))
+    header = _at(file, 0, _KDUMP.size)
+    _sign, _version, _status, block, sub, bitmaps, _pages = _KDUMP.unpack(header)
     if not block or block % 512 or not bitmaps:
         raise _NotWhole("its header makes no sense")
     count = _bits(file, (1 + sub + bitmaps // 2) * block, bitmaps // 2 * block, stop)
@@ -154,7 +190,7 @@ def _check_kdump(file: BinaryIO, size: int, stop: Callable[[], bool]) -> int:
     end = max(offset + length for offset, length, _flags, _more in _PAGE.iter_unpack(entries))
     if end > size:
         raise _NotWhole(f"it breaks off: {end - size} bytes are missing")
-    return count
+    return _Found(count, _at(file, block, min(_notes_end(header) - block, _NOTES)))
 
 
 def _bits(file: BinaryIO, offset: int, length: int, stop: Callable[[], bool]) -> int:
@@ -167,8 +203,8 @@ def _bits(file: BinaryIO, offset: int, length: int, stop: Callable[[], bool]) ->
     return count
 
 
-def _check_windows(file: BinaryIO, size: int, _stop: Callable[[], bool]) -> int:
+def _check_windows(file: BinaryIO, size: int, _stop: Callable[[], bool]) -> _Found:
     (needed,) = struct.unpack("<Q", _at(file, _WINDOWS_SIZE, 8))
     if needed > size:
         raise _NotWhole(f"it breaks off: {needed - size} bytes are missing")
-    return 1
+    return _Found(1)

@@ -330,6 +330,8 @@ class FileReport(msgspec.Struct, frozen=True):
     ram_blocks: int = 0
     format: str = ""
     """Of a core dump: what the file itself says it is."""
+    kernel: str = ""
+    """Of a core dump: the release of the guest's kernel, where that has left a VMCOREINFO in it."""
     seconds: float = 0.0
     """How long reading and syncing it took."""
 

@@ -346,9 +346,12 @@ def _how_to_open(work: Workflow) -> Iterator[tuple[str, str]]:
     if work.dump_format == "win-dmp":
         yield "open", f"windbg -z {path}"
         return
-    drgn = f"drgn -c {path} -s vmlinux" if work.dump_format == preflight.QUICK else ""
-    ways = [f"crash vmlinux {path}", *([f"or {drgn}"] if drgn else [])]
-    yield "open", f"{', '.join(ways)}  (vmlinux: the guest's own kernel, with debug information)"
+    kernel = printable(work.file.kernel, 64) if work.file else ""
+    drgn = ""
+    if work.dump_format == preflight.QUICK:  # what reads kdumps for drgn does not find the machine in those of QEMU
+        drgn = f", or drgn -c {path} -s vmlinux" if kernel else "  (drgn needs a VM with -device vmcoreinfo)"
+    yield "open", f"crash vmlinux {path}{drgn}"
+    yield "vmlinux", f"the guest's own kernel{kernel and f', {kernel},'} with debug information"
 
 
 def _guest(state: State) -> str:

@@ -213,6 +213,7 @@ def command(spec: LabSpec, boot: Boot) -> tuple[str, ...]:
         *_housekeeping(boot.place),
         *("-kernel", str(boot.image), "-initrd", str(boot.initramfs), "-append", kernel_parameters(spec)),
         *(_pair(boot.name) if spec.failover else _plain_card(boot.name)),
+        *("-device", "vmcoreinfo"),
         *(("-device", "pvpanic") if spec.pvpanic else ()),
         *(("-action", f"panic={spec.panic_action}") if spec.panic_action else ()),
         *(_disk(boot.place.disk) if spec.disk else ()),

@@ -20,7 +20,16 @@ from typing import Protocol
 from vmtui.backend.lab import debian
 from vmtui.backend.lab.errors import LabError
 
-WANTED = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_console", "pvpanic", "pvpanic_mmio", "e1000e")
+WANTED = (
+    "virtio_pci",
+    "virtio_net",
+    "virtio_blk",
+    "virtio_console",
+    "pvpanic",
+    "pvpanic_mmio",
+    "e1000e",
+    "qemu_fw_cfg",
+)
 """Modules the guest loads, in this order, each after what it depends on. The cloud kernels lack e1000e."""
 PACKAGES = ("linux-image-amd64", "linux-image-generic")
 """Debian's and Ubuntu's name for the kernel of the day."""
