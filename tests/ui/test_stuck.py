@@ -113,6 +113,15 @@ def test_a_key_pressed_just_now_is_not_taken_and_a_line_says_how_to_open_them() 
     assert "press g to see what is known" in with_screen(stuck(), look, quiet=False)
 
 
+def test_the_line_names_the_key_of_the_user_s_own_keymap() -> None:
+    async def look(ui: Showing, _hands: Hands) -> str:
+        ui.app.set_keymap({"vm.guest": "f6"})
+        await ui.draw(ui.source.fleet, ui.now)
+        return text_of(ui.app)
+
+    assert "press f6 to see what is known" in with_screen(stuck(), look, quiet=False)
+
+
 @pytest.mark.slice
 def test_each_choice_says_what_follows() -> None:
     async def look(ui: Showing, _hands: Hands) -> str:

@@ -26,6 +26,11 @@ class ShowingScreen(Screen[None]):
         """Of each key that is dimmed, by the name of its action: why, where there is more to say than "not now"."""
         return {}
 
+    def key_for(self, action: str) -> str:
+        """As it is called here; empty where none does that now. The user's keymap may say another than ours."""
+        shown = (active.binding for active in self.active_bindings.values() if active.binding.action == action)
+        return next((self.app.get_key_display(binding) for binding in shown), "")
+
     @property
     def typing(self) -> bool:
         """Letters are text now, no keys: also those that were on their way when the line to type in was opened."""

@@ -210,7 +210,7 @@ class VmScreen(ShowingScreen):
         self.set_class(occasion is not None, "-asks")
         if occasion is None:
             return
-        text = f"{occasion.kind}: press g to see what is known, and what can be done"
+        text = f"{occasion.kind}: press {self.key_for('guest')} to see what is known, and what can be done"
         self.query_one("#banner", Drawn).draw(said(Said(text, verdict.TONES[occasion.kind])))
 
     # --- keys -----------------------------------------------------------------------------------------------------
