@@ -1,6 +1,7 @@
 """What is measured: each part boots what it needs, takes turns, and returns rows."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from tools.measure import contenders
 from tools.measure.contenders import Ran, remove, run, save, vmtui
 from tools.measure.guests import Guest, Window, guests
 from tools.measure.rows import Row, p95, seconds
+from tools.measure.terminal import Terminal
 from vmtui.backend.lab import LabSpec
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -137,6 +139,13 @@ def _save_in_background(guest: Guest, file: Path) -> Ran:
 
 def pause(bench: Bench) -> list[Row]:
     """From the moment QEMU says that the card is out to the moment it says that the guest stands still."""
+    with guests(LabSpec(qemu=bench.qemu), say=bench.say) as (guest,):
+        rows = _pause_rows(bench, guest, "")
+        with _screen_on(guest):
+            return rows + _pause_rows(bench, guest, ", on a screen")
+
+
+def _pause_rows(bench: Bench, guest: Guest, how: str) -> list[Row]:
     written: list[float] = []
     own: list[float] = []
 
@@ -145,19 +154,40 @@ def pause(bench: Bench) -> list[Row]:
         written.append(result["bytes_before_pause"])
         own.append(result["run_on_seconds"])
 
-    with guests(LabSpec(qemu=bench.qemu), say=bench.say) as (guest,):
-        seen = turns(bench, max(20, bench.rounds), vmtui=(guest, and_note))
+    seen = turns(bench, max(20, bench.rounds), vmtui=(guest, and_note))
     ran_on = [each.ran_on for each in seen["vmtui"] if each.ran_on is not None]
-    last, most = p95(ran_on), max(written[1:])
+    last, most, count = p95(ran_on), max(written[1:]), len(ran_on)
     samples = {"QEMU's events": ran_on, "vmtui's own": own[1:], "bytes": written[1:]}
     text = f"{last * 1e3:.1f} ms (median {median(ran_on) * 1e3:.1f})"
     return [
-        Row("pause", f"card out to guest stopped, p95 of {len(ran_on)}", text, "at most 10 ms", last <= 0.010, samples),
+        Row("pause", f"card out to guest stopped{how}, p95 of {count}", text, "at most 10 ms", last <= 0.010, samples),
         Row(
-            "pause", f"written before the pause, most of {len(ran_on)}", f"{most / 1024:.0f} KiB", "at most 256 KiB",
+            "pause", f"written before the pause{how}, most of {count}", f"{most / 1024:.0f} KiB", "at most 256 KiB",
             most <= 256 << 10,
         ),
     ]  # fmt: skip
+
+
+@contextmanager
+def _screen_on(guest: Guest) -> Iterator[None]:
+    """Somebody looks at this VM in the terminal UI, whoever saves it."""
+    done = threading.Event()
+
+    def look_on() -> None:
+        while not done.is_set():
+            terminal.during(0.1)
+
+    with Terminal((*vmtui("ui"), f"unix:{guest.vm.qmp}"), 80, 24) as terminal:
+        terminal.until(b"Quit")
+        terminal.press("\r")
+        terminal.until(b"Nothing is under way")
+        eyes = threading.Thread(target=look_on)
+        eyes.start()
+        try:
+            yield
+        finally:
+            done.set()
+            eyes.join()
 
 
 # --- what vmtui costs
