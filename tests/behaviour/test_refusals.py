@@ -44,7 +44,7 @@ def test_a_vm_that_was_paused_with_its_card_plugged(guest: AnyGuest) -> None:
 
 
 def test_a_vm_that_is_migrating_already(pen: AnyPen) -> None:
-    guest = pen.guest(failover=False)
+    guest = pen.own(failover=False)
     guest.qemu("migrate-set-parameters", {"max-bandwidth": 4096})
     guest.qemu("migrate", {"uri": "exec:cat >/dev/null"})
     wait_until(lambda: guest.qemu("query-migrate")["status"] == "active", "the other migration runs")
