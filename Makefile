@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 MINUTES ?= 10
 DEPTH ?= 2
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# Tests also wait, those with real guests most of the time: more of them than processors.
+WORKERS ?= $(shell expr $(JOBS) + $(JOBS) / 2)
+GUESTS ?= $(shell expr $(JOBS) '*' 2)
 unexport PYTHONDONTWRITEBYTECODE # tests start many programs: compiled once, each starts in a fraction of the time
 
 .PHONY: help demo check test chaos explore fuzz mutate bench docs pictures looks clean
@@ -28,13 +31,13 @@ check: $(BIN)/.ready ## format, lint, types, layers and the fast tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.workflow_doc --check
-	$(BIN)/python -m pytest -q -m "not real and not slice" -n $(JOBS)
+	$(BIN)/python -m pytest -q -m "not real and not slice" -n $(WORKERS)
 
 test: check ## everything, with every real QEMU that can be had
 	tools/setup-host tests
-	$(BIN)/python -m pytest -q -m slice -n $(JOBS)
+	$(BIN)/python -m pytest -q -m slice -n $(WORKERS)
 	tools/setup-host qemu more-qemus
-	$(BIN)/python -m pytest -q -m real -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -q -m real -n $(GUESTS) --dist loadgroup --no-loadscope-reorder
 
 fuzz: $(BIN)/.ready ## wrong messages and streams from new seeds, for VMTUI_FUZZ_MINUTES (5)
 	$(BIN)/python -m tests.fuzz

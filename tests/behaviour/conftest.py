@@ -1,4 +1,4 @@
-"""Each behaviour test is run with the four twins, two of them among the fast tests, and with every real QEMU found."""
+"""Each behaviour test is run with the four twins, the oldest among the fast tests, and with every real QEMU found."""
 
 import pytest
 

@@ -61,6 +61,11 @@ def real() -> tuple[Side, ...]:
     return found or (Side("no-qemu", lambda _nursery: pytest.skip(NO_QEMU), (pytest.mark.real,), True),)
 
 
+def newest() -> Side:
+    """The real one that is asked what is not QEMU's: how a screen behaves, what a lab does with its guests."""
+    return real()[-1]
+
+
 def run_on(sides: Sequence[Side], metafunc: pytest.Metafunc) -> None:
     """Let a test that wants guests run with each of these. What shares real guests is one group, for `--dist loadgroup`."""
     if "pens" not in metafunc.fixturenames:
@@ -70,7 +75,7 @@ def run_on(sides: Sequence[Side], metafunc: pytest.Metafunc) -> None:
 
 
 def _parameter(side: Side, module: str) -> Any:
-    group = (pytest.mark.xdist_group(f"{module}-{side.id}"),) if side.is_real else ()
+    group = (pytest.mark.xdist_group(f"{side.id}-{module}"),) if side.is_real else ()
     marks = side.marks or (SLICE if module.rpartition(".")[2] in LONG else ())
     return pytest.param(side, id=side.id, marks=(*marks, *group))
 
@@ -84,6 +89,10 @@ def nursery() -> Iterator[Nursery]:
 @pytest.fixture(scope="module")
 def pens(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[AnyPen]:
     side: Side = request.param
+    if side.is_real and getattr(request.config.option, "loadgroup", False):
+        assert any("@" in item.nodeid for item in request.session.items), (
+            "pytest-xdist ignores its groups: guests boot anew"
+        )
     with side.open(nursery) as pen:
         yield pen
 

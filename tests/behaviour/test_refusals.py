@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from tests.behaviour.program import Ended
 from vmtui.backend import lab
 
 MIB = 1 << 20
+PROMPT = 10.0
+"""Seconds in which a monitor that is held is given up: 2 s for the greeting, and the start of a program on a busy host."""
 ONE_IS_ENOUGH = "the time limit of the greeting is waited for with one twin: they do not differ in their sockets"
 
 
@@ -44,7 +45,7 @@ def test_a_vm_that_was_paused_with_its_card_plugged(guest: AnyGuest) -> None:
 
 
 def test_a_vm_that_is_migrating_already(pen: AnyPen) -> None:
-    guest = pen.guest(failover=False)
+    guest = pen.own(failover=False)
     guest.qemu("migrate-set-parameters", {"max-bandwidth": 4096})
     guest.qemu("migrate", {"uri": "exec:cat >/dev/null"})
     wait_until(lambda: guest.qemu("query-migrate")["status"] == "active", "the other migration runs")
@@ -142,7 +143,7 @@ def test_a_monitor_that_another_client_holds(pen: AnyPen, guest: AnyGuest) -> No
         assert ended.code == 3, ended.result
         assert "another client holds this monitor" in ended.errors
         assert ended.result["outcome"] == "failed"
-        assert ended.seconds < 5, "2 s for the greeting, and the program's own start"
+        assert ended.seconds < PROMPT
     guest.nothing_is_left()
 
 
@@ -189,9 +190,8 @@ def test_check_says_why_a_vm_cannot_be_saved(guest: AnyGuest) -> None:
 def test_check_of_a_monitor_that_another_client_holds(pen: AnyPen, guest: AnyGuest) -> None:
     pen.skip_unless_it_stands_for_others(ONE_IS_ENOUGH)
     with Monitor(guest.qmp):
-        began = time.monotonic()
         ended = guest.run("check")
-        assert time.monotonic() - began < 5
+    assert ended.seconds < PROMPT
     assert ended.code == 3
     assert ended.result["savable"] is False
     assert "another client holds this monitor" in ended.result["error"]

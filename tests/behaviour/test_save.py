@@ -128,7 +128,7 @@ def test_quit_ends_qemu_and_leaves_a_whole_file(pen: AnyPen) -> None:
 
 
 def test_a_guest_without_a_failover_card_is_stopped_first(pen: AnyPen) -> None:
-    guest = pen.guest(failover=False)
+    guest = pen.own(failover=False)
     ended = guest.run("save")
     is_whole_and_private(saved(ended))
     guest.is_as_before()

@@ -1,5 +1,7 @@
 """For tests with a real QEMU alone: each runs once for every QEMU found, in a lab of its own, and leaves nothing behind.
 
+What the lab does whatever the QEMU (`on_one_qemu`) runs once.
+
 def test_something(make_guest: MakeGuest) -> None:
     vm = make_guest(stubborn=True)
 """
@@ -21,6 +23,9 @@ from vmtui.backend.lab import LabSpec, LabVm
 __all__ = ["guest", "nursery", "pen", "pens"]
 
 NONE_FOUND = pytest.param(None, id="no-qemu", marks=pytest.mark.skip(reason=fixtures.NO_QEMU))
+QEMUS = [pytest.param(qemu, id=qemu.id) for qemu in qemus.found()] or [NONE_FOUND]
+on_one_qemu = pytest.mark.parametrize("qemu", QEMUS[-1:], indirect=True)
+"""For what the lab does by itself, whatever the QEMU."""
 
 
 class MakeGuest(Protocol):
@@ -40,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     fixtures.run_on(fixtures.real(), metafunc)
 
 
-@pytest.fixture(params=[pytest.param(qemu, id=qemu.id) for qemu in qemus.found()] or [NONE_FOUND])
+@pytest.fixture(params=QEMUS)
 def qemu(request: pytest.FixtureRequest) -> Qemu:
     chosen: Qemu = request.param
     return chosen

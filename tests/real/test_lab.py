@@ -9,7 +9,7 @@ import pytest
 
 from tests.behaviour.monitor import Monitor
 from tests.behaviour.qemus import Qemu
-from tests.real.conftest import MakeGuest
+from tests.real.conftest import MakeGuest, on_one_qemu
 from vmtui.backend import lab
 from vmtui.backend.lab import Heartbeat, LabError, LabSpec, LabVm, host, kernel, process
 
@@ -90,6 +90,7 @@ def test_a_plain_guest_has_no_failover_device(make_guest: MakeGuest) -> None:
     assert beats(make_guest(failover=False))[-1].slaves == frozenset()
 
 
+@on_one_qemu
 def test_filled_memory_does_not_compress(make_guest: MakeGuest) -> None:
     vm = make_guest(memory_mib=512, fill_mib=300)
     piece = vm.directory / "piece"
@@ -109,6 +110,7 @@ def test_a_disk_is_written_to_and_has_its_node_name(make_guest: MakeGuest) -> No
         assert statistics["stats"]["wr_operations"] > 0
 
 
+@on_one_qemu
 def test_guests_are_named_listed_and_told_apart(qemu: Qemu, lab_directory: Path) -> None:
     guests = lab.up(LabSpec(qemu=str(qemu.path)), count=2)
     assert [vm.name for vm in guests] == ["lab1", "lab2"]
@@ -122,6 +124,7 @@ def test_guests_are_named_listed_and_told_apart(qemu: Qemu, lab_directory: Path)
     assert len(macs) == 2
 
 
+@on_one_qemu
 def test_down_leaves_nothing(make_guest: MakeGuest, lab_directory: Path) -> None:
     vm, other = make_guest(name="one"), make_guest(name="two")
     assert lab.down(["one"]) == ("one",)
@@ -143,12 +146,14 @@ def test_what_qemu_says_about_a_bad_argument_is_in_the_error(make_guest: MakeGue
     assert [path.name for path in lab_directory.iterdir()] == [".lock"]
 
 
+@on_one_qemu
 def test_a_guest_that_never_gets_ready_is_not_left_behind(qemu: Qemu, lab_directory: Path) -> None:
     with pytest.raises(LabError, match="waited in vain"):
         lab.up(LabSpec(qemu=str(qemu.path), extra_args=("-S",)), seconds=1)
     assert lab.list_guests() == ()
 
 
+@on_one_qemu
 def test_a_name_that_is_taken_is_refused(make_guest: MakeGuest) -> None:
     vm = make_guest(name="one")
     with pytest.raises(LabError, match="already"):
@@ -156,6 +161,7 @@ def test_a_name_that_is_taken_is_refused(make_guest: MakeGuest) -> None:
     assert vm.alive
 
 
+@on_one_qemu
 def test_a_guest_whose_qemu_was_killed_is_cleaned_away(make_guest: MakeGuest) -> None:
     vm = make_guest()
     assert process.end(vm.pid, vm.started)
