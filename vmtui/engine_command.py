@@ -6,11 +6,14 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 from vmtui.backend import server
-from vmtui.backend.core.errors import Exit, StoreError
+from vmtui.backend.core.errors import Exit, StoreError, VmtuiError
+from vmtui.backend.core.fleet import VmView
 from vmtui.backend.core.text import printable
 from vmtui.backend.remote import Remote, is_inside, is_running
+from vmtui.backend.wire import Welcome
 
 LOG_LINES = 50
 POLL = 0.05
@@ -34,9 +37,7 @@ def status(*, as_json: bool) -> int:
 
 
 async def _status(*, as_json: bool) -> None:
-    async with Remote(lambda _fleet: None) as engine:
-        welcome, views = engine.welcome, dict(engine.views)
-    assert welcome is not None
+    welcome, views = await _greeted()
     busy = [view.state.vm.shown for view in views.values() if view.state.busy]
     others = welcome.front_ends - 1
     if as_json:
@@ -50,12 +51,19 @@ async def _status(*, as_json: bool) -> None:
     print(f"socket      {printable(str(server.socket_path()))}")
 
 
+async def _greeted() -> tuple[Welcome, dict[str, VmView]]:
+    async with Remote(lambda _fleet: None) as engine:
+        assert engine.welcome is not None
+        return engine.welcome, dict(engine.views)
+
+
 def stop(*, cancel: bool) -> int:
     """Ask it to end once nothing is under way, and wait until it has; `cancel` undoes what is under way first."""
     pid = server.pid_of_engine()
     if pid is None:
         print("vmtui's engine does not run")
         return Exit.OK
+    others = _other_front_ends()
     os.kill(pid, signal.SIGINT if cancel else signal.SIGTERM)
     told = False
     try:
@@ -67,8 +75,15 @@ def stop(*, cancel: bool) -> int:
     except KeyboardInterrupt:
         print("it ends by itself; vmtui jobs tells how its work ended", file=sys.stderr)
         return Exit.CANCELLED
-    print("vmtui's engine has ended")
+    print("vmtui's engine has ended" + ("; a front end that is still open starts another one" if others else ""))
     return Exit.OK
+
+
+def _other_front_ends() -> int:
+    with suppress(VmtuiError):  # it may be ending just now
+        if is_running():
+            return asyncio.run(_greeted())[0].front_ends - 1
+    return 0
 
 
 def log() -> int:
