@@ -38,11 +38,14 @@ class KeyLine(Drawn):
     def _fitting(self, keys: list[ActiveBinding]) -> Content:
         """Every key; where there is no room for all their words, the screen's last ones lose theirs first.
 
-        How to ask for help and how to leave is told the longest.
+        How to go back, to leave and to ask for help is told the longest.
         """
-        silent = sorted(range(len(keys)), key=lambda index: (keys[index].node is self.app, -index))
+        silent = sorted(range(len(keys)), key=lambda index: (self._is_way_out(keys[index]), -index))
         lines = [self._line(keys, frozenset(silent[:count])) for count in range(len(keys) + 1)]
         return next((line for line in lines if line.cell_length <= (self.size.width or line.cell_length)), lines[-1])
+
+    def _is_way_out(self, key: ActiveBinding) -> bool:
+        return key.node is self.app or key.binding.key == "escape"
 
     def _line(self, keys: list[ActiveBinding], silent: frozenset[int]) -> Content:
         """All but the `silent` ones with what they do."""
