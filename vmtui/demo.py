@@ -12,14 +12,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
 from vmtui.backend import server
 from vmtui.backend.core.errors import StoreError, VmtuiError
 from vmtui.backend.core.sim.scenarios import world
+from vmtui.backend.remote import INSIDE
 from vmtui.backend.sim_server import Settings, Spec, serve
 from vmtui.backend.simulated import DIRECTORY
 from vmtui.simulate import profile_of, settings_of, varied, world_of
@@ -83,7 +85,9 @@ def show(given: argparse.Namespace) -> int:
         if extra is not None:
             specs.append(Spec(YOURS, profile_of(given.profile), extra, _socket(directory, YOURS)))
         with _served(directory, specs, settings):
-            return _run(directory, given.command or (_shell(directory, extra is not None) if given.shell else _ui()))
+            if given.command or given.shell:
+                return _run(directory, given.command or _shell(directory, extra is not None))
+            return _run(directory, [sys.executable, "-m", "vmtui", "ui"], {INSIDE: "inside"})
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -153,10 +157,6 @@ async def _serve(specs: Sequence[Spec], settings: Settings, lifeline: int, told:
 # --- what runs among them -----------------------------------------------------------------------------------------
 
 
-def _ui() -> list[str]:
-    return [sys.executable, "-m", "vmtui", "ui"]
-
-
 def _shell(directory: Path, yours: bool) -> list[str]:
     lines = [f"  {each.name:8} {each.line}" for each in FLEET]
     lines += [f"  {YOURS:8} has the scenarios that you named"] if yours else []
@@ -165,8 +165,11 @@ def _shell(directory: Path, yours: bool) -> list[str]:
     return [os.environ.get("SHELL") or "/bin/sh"]
 
 
-def _run(directory: Path, command: Sequence[str]) -> int:
-    """Run it to its end. Ctrl-C is for the command; who ends this process ends the command."""
+def _run(directory: Path, command: Sequence[str], more: Mapping[str, str] = MappingProxyType({})) -> int:
+    """Run it to its end. Ctrl-C is for the command; who ends this process ends the command.
+
+    A screen that is alone among the VMs has the engine inside: what goes on when it is closed, goes on in this terminal.
+    """
     (directory / "run").mkdir(mode=0o700, exist_ok=True)
     environment = {
         **os.environ,
@@ -176,6 +179,7 @@ def _run(directory: Path, command: Sequence[str]) -> int:
         "VMTUI_RUNTIME_DIR": str(directory / "run"),
         "PATH": f"{_beside()}:{os.environ.get('PATH', '')}",
         "PS1": "vmtui demo $ ",
+        **more,
     }
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda _number, _frame: None)  # not SIG_IGN, which the command would inherit

@@ -12,9 +12,11 @@ from tests.ui.vm_states import KEY, NEVER, SLOW_DISK, Story, copied, fleet, in_p
 from vmtui.backend.core.fleet import Begin, CancelWish, LetRunWish, Request, VmView, WaitWish, WatchWish
 from vmtui.backend.core.model import Goal, Phase
 from vmtui.backend.core.sim import Scenario
+from vmtui.backend.core.sim.scenario import CardState
 from vmtui.screens.vm import VmScreen
 from vmtui.widgets.migration_progress import BLOCKS
 
+ARGV = ("qemu", "-device", "e1000e,id=primary0,bus=root1,failover_pair_id=ua-standby0")
 PAUSED = Scenario(paused_by_other="wait-unplug", unplug_delay=0.4)
 
 
@@ -165,6 +167,36 @@ def test_a_vm_that_was_left_paused_is_resumed_by_a_workflow() -> None:
     (asked,) = pressed(Story(scenario=Scenario(runstate="paused")).rest().view, "r")
     assert isinstance(asked, Begin)
     assert asked.options.goal is Goal.RESUME
+
+
+def test_the_guest_s_memory_is_dumped_when_that_was_asked_and_answered() -> None:
+    idle = Story().rest().view
+    (begin,) = pressed(idle, "d", "y")
+    assert isinstance(begin, Begin)
+    assert begin.options.goal is Goal.DUMP
+    assert begin.options.output.endswith(".vmcore")
+    assert pressed(idle, "d", "escape") == []
+    assert pressed(idle, "d", "enter") == [], "the answer that has the focus changes nothing"
+    assert pressed(Story(scenario=SLOW_DISK).until(copied(0.2)).view, "d", "y") == [], "a save is under way"
+    assert pressed(Story(scenario=NEVER).until(waited(3)).view, "d", "y") == []
+
+
+def test_a_dump_says_before_how_long_the_guest_stands_still() -> None:
+    ui = typed_at(Showing(fleet(Story().rest().view), now=0.0))
+
+    async def ask(hands: Hands) -> str:
+        await hands.press("d")
+        return " ".join(text_of(ui.app).replace("│", "").split())
+
+    said = run(ui, (80, 24), ask, VmScreen(KEY))
+    assert "The guest runs: it stands still for it" in said
+    assert "0.50 s at the most, and runs on" in said
+
+
+def test_a_card_that_qemu_deleted_is_brought_back_by_the_key_for_it() -> None:
+    (begin,) = pressed(Story(scenario=Scenario(card=CardState.DELETED), argv=ARGV).rest().view, "r")
+    assert isinstance(begin, Begin)
+    assert begin.options.goal is Goal.RESUME
 
 
 def test_read_only_changes_nothing() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.core.play import Play
 from vmtui.backend.core.events import AnyEvent, KeepWaiting, QmpEvent, Watch, Wish
-from vmtui.backend.core.fleet import Fleet, Host, Record, VmView
+from vmtui.backend.core.fleet import Fleet, Host, Record, Shelf, VmView
 from vmtui.backend.core.model import Options, Phase
 from vmtui.backend.core.sim import Scenario
 
@@ -97,7 +97,8 @@ def in_phase(name: Phase | str, **play: Any) -> VmView:
 
 
 def fleet(view: VmView, **others: Any) -> Fleet:
-    return Fleet({KEY: view}, Host("host", surveyed=True, offset=1_700_000_000.0), **others)
+    shelf = Shelf(directory="/snap")
+    return Fleet({KEY: view}, Host("host", surveyed=True, offset=1_700_000_000.0), **{"shelf": shelf, **others})
 
 
 SLOW_DISK = Scenario(disk_speed=20e6)

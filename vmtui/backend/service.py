@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from vmtui.backend import discovery, shelf
+from vmtui.backend import discovery, shelf, simulated
 from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.fleet import (
     DeleteWish,
@@ -105,7 +105,7 @@ class Service:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        host = Host(socket.gethostname(), offset=time.time() - time.monotonic())
+        host = Host(simulated.host_name() or socket.gethostname(), offset=time.time() - time.monotonic())
         async with open_engine(self._vms_changed) as engine:
             self._engine = engine
             self._tell(replace(self._fleet, host=host))

@@ -35,6 +35,11 @@ class Record(msgspec.Struct, frozen=True):
     """The second monitor's socket, if there is one."""
 
 
+def host_name() -> str:
+    """What the host is called where only simulated VMs are seen; empty elsewhere."""
+    return "simulated" if os.environ.get(DIRECTORY) else ""
+
+
 def write_record(record: Record) -> Path:
     """Write it beside the socket, whole or not at all. Raises OSError."""
     path = Path(record.path + SUFFIX)

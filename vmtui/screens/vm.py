@@ -1,5 +1,7 @@
 """One VM: what it is, what is being done to it, how long its guest stands still, and how the last save ended."""
 
+from datetime import datetime
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -8,13 +10,14 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 
 from vmtui.backend.core import conditions as is_
-from vmtui.backend.core import possible, verdict, words
+from vmtui.backend.core import naming, plan, possible, verdict, words
 from vmtui.backend.core.fleet import Begin, CancelWish, LetRunWish, VmView, WaitWish, WatchWish
 from vmtui.backend.core.glance import Said, Tone, glance
 from vmtui.backend.core.model import Goal, Options
 from vmtui.backend.core.verdict import MORE_TIME, Occasion
 from vmtui.messages import Ask, Open, Place, Redraw, Shown
 from vmtui.screens.base import ShowingScreen
+from vmtui.screens.dialogs import Confirm
 from vmtui.screens.stuck import StuckScreen
 from vmtui.widgets import vm_story
 from vmtui.widgets.drawn import Drawn
@@ -87,6 +90,7 @@ class VmScreen(ShowingScreen):
         Binding("w", "wait", "Wait", id="vm.wait"),
         Binding("r", "resume", "Resume", id="vm.resume"),
         Binding("g", "guest", "Guest", id="vm.guest"),
+        Binding("d", "dump", "Dump", id="vm.dump"),
         Binding("p", "parameters", "Params", id="vm.parameters"),
         Binding("t", "transcript", "QMP", id="vm.transcript"),
         Binding("T", "beside", "QMP beside", id="vm.beside"),
@@ -100,6 +104,7 @@ class VmScreen(ShowingScreen):
         self.key = self.calls_for = key
         self._why_not: dict[str, str] = {}
         self._busy = False
+        self._shown: Shown | None = None
         self._beside = False
         """The QMP traffic is wanted beside the VM, where there is room."""
 
@@ -137,6 +142,7 @@ class VmScreen(ShowingScreen):
     def show(self, shown: Shown) -> None:
         if not self.drawable:
             return
+        self._shown = shown
         view = shown.at_present(self.key)
         if view is None:
             self._show_gone()
@@ -228,6 +234,8 @@ class VmScreen(ShowingScreen):
         why_not = self._why_not.get(action, "")
         if why_not and (action in ("guest", "wait", "resume") or (self._busy and action == "save")):
             return False  # there is no room for what can be of no use now
+        if action == "dump" and self._busy:
+            return False  # while a guest is waited for, it is one of the choices
         if action == "beside":
             return self.size.width >= BOTH
         return None if why_not else True
@@ -248,6 +256,20 @@ class VmScreen(ShowingScreen):
 
     def action_guest(self) -> None:
         self.app.push_screen(StuckScreen(self.key))
+
+    def action_dump(self) -> None:
+        view = self._shown.vm(self.key) if self._shown else None
+        if self._shown is None or view is None or not self._shown.fleet.shelf.directory:
+            return
+        at = datetime.fromtimestamp(self._shown.now + self._shown.fleet.host.offset)
+        directory = PurePosixPath(self._shown.fleet.shelf.directory)
+        output = str(directory / naming.default_name(view.state.vm.name or view.name, f"{at:%Y%m%dT%H%M%S}", (), "vmcore"))
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.post_message(Ask(Begin(self.key, Options(goal=Goal.DUMP, output=output))))
+
+        self.app.push_screen(Confirm(*plan.dump_question(view.state, output), "Dump it", "Leave it"), answered)
 
     def action_parameters(self) -> None:
         self.post_message(Open(Place.PARAMETERS, self.key))

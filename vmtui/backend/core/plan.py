@@ -2,6 +2,7 @@
 
 import msgspec
 
+from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import glance, preflight, words
 from vmtui.backend.core.fleet import VmView
 from vmtui.backend.core.glance import Said, Tone
@@ -144,6 +145,20 @@ def _stopped(state: State, work: Workflow) -> str:
         return "not known"
     about = f"about {preflight.expected_stop(state.vm, work.place):.1f} s at full bandwidth"
     return f"{about}, then until somebody resumes it" if work.options.then is Then.STAY_PAUSED else about
+
+
+def dump_question(state: State, output: str) -> tuple[str, str]:
+    """What is asked before the guest's memory is dumped to `output`, and what follows from a yes."""
+    vm = state.vm
+    stands = f"The guest stands still ({printable(vm.runstate, 40)}), and is left so."
+    if is_.running(state):
+        stop = preflight.dump_stop(vm, preflight.QUICK)
+        stands = f"The guest runs: it stands still for it, for about {words.seconds(stop)} at the most, and runs on."
+    return (
+        f"Dump the memory of {printable(vm.shown, 40)} to a core file?",
+        f"To {printable(output, 300)}: up to {words.size(vm.memory)}, readable by you alone. {stands} QEMU cannot break "
+        "it off.",
+    )
 
 
 def described(view: VmView | None) -> str:

@@ -6,8 +6,9 @@ A front end dims what has a reason, and says the reason; the engine would say th
 from collections.abc import Callable
 
 from vmtui.backend.core import conditions as is_
+from vmtui.backend.core import preflight
 from vmtui.backend.core.commands import Publish
-from vmtui.backend.core.model import Goal, Link, Phase
+from vmtui.backend.core.model import Card, Goal, Link, Phase
 from vmtui.backend.core.state import State
 
 PAUSED_STATES = frozenset({"paused", "postmigrate"})
@@ -32,6 +33,15 @@ def cancel(state: State) -> str:
     if work.options.goal is Goal.RESUME and work.baseline is not None:
         return "a resume is not undone"
     return "QEMU has ended: the file is all that is left" if is_.only_copy(state) else ""
+
+
+def dump(state: State) -> str:
+    """The guest's memory: now, or once the save that waits for the guest is cancelled."""
+    if state.busy:
+        return cancel(state) if _waiting(state) else "something is under way already"
+    if state.vm.link is not Link.UP:
+        return "QEMU does not answer"
+    return "QEMU dumps nothing while a migration runs" if is_.migration_running(state) else ""
 
 
 def wait(state: State) -> str:
@@ -59,8 +69,9 @@ def resume(state: State) -> str:
 
 
 def needs_resume(state: State) -> bool:
-    """It runs, and its card is out."""
-    return any(card.card == "out" for card in state.vm.primaries)
+    """A card of it is out, or QEMU has deleted it."""
+    vm = state.vm
+    return any(card.card in (Card.OUT, Card.DELETED) for card in vm.primaries) or bool(preflight.lost_cards(vm))
 
 
 def parameters(state: State) -> str:
@@ -79,7 +90,7 @@ def _foreign(state: State) -> bool:
 WHY_NOT: dict[str, Callable[[State], str]] = {
     "save": save,
     "cancel": cancel,
-    "dump": cancel,
+    "dump": dump,
     "wait": wait,
     "resume": resume,
     "parameters": parameters,
