@@ -29,7 +29,8 @@ from vmtui.backend.core.state import State, the_work
 from vmtui.backend.core.workflow import ANY, NEEDS, RULES, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("test_rules.py", "test_workflow.py", "test_preflight.py", "test_agent.py", "test_samples.py", "test_faults.py")
+TESTS = ("test_rules.py", "test_workflow.py", "test_preflight.py", "test_agent.py", "test_samples.py", "test_idle.py",
+         "test_story.py", "test_faults.py")  # fmt: skip
 """In tests/core, the quick ones first."""
 WORKERS = 2
 LONGER = 3.0
@@ -41,6 +42,7 @@ _TYPES = "only mypy asks: {}"
 EQUIVALENT: dict[str, str] = {
     "should_run without work.baseline is not None": _TYPES.format("it is read only once a baseline was taken"),
     "unplug_time_is_up without work.marks.asked is not None": _TYPES.format("UNPLUG is entered by sending migrate"),
+    "guest_is_slow without asked is not None": _TYPES.format("UNPLUG is entered by sending migrate"),
     "file_not_whole without report is not None": _TYPES.format("the rule before it reads the file"),
     "prove needs cards of any age": "a proof of a card is always from the phase under way: see workflow._fresh",
 }
@@ -255,7 +257,7 @@ class Hunt:
         children = [_fork(_watch, session, self.tests[start::WORKERS]) for start in range(WORKERS)]
         for process, told in children:
             if os.waitpid(process, 0)[1]:
-                raise pytest.UsageError(f"a test fails without any mutant, about here: {_lines(told)[-1]}")
+                raise pytest.UsageError(f"a test fails without any mutant: {json.loads(_lines(told)[-1])[0]}")
             for line in _lines(told):
                 name, seconds, *seen = json.loads(line)
                 self.touched[name], self.needs[name] = set(seen), seconds
@@ -302,7 +304,9 @@ def _watch(session: pytest.Session, tests: list[pytest.Item], tell: int) -> None
         begun = time.process_time()
         _run(test, following)
         os.write(tell, json.dumps([test.nodeid, time.process_time() - begun, *sorted(watch.seen)]).encode() + b"\n")
-    os._exit(1 if session.testsfailed else 0)
+        if session.testsfailed:
+            os._exit(1)
+    os._exit(0)
 
 
 def _hunt(mutant: Mutant, session: pytest.Session, tests: list[pytest.Item], needs: dict[str, float], tell: int) -> None:

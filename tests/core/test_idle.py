@@ -261,6 +261,25 @@ def test_a_guest_that_somebody_paused_is_resumed_on_demand_and_saved() -> None:
     assert (play.vm.runstate, play.vm.card) == ("running", {"primary0": "plugged"})
 
 
+def test_a_guest_that_runs_is_not_resumed_on_demand() -> None:
+    play = Play(scenario=Scenario(unplug_delay=1.0))
+    play.watch = once(Phase.UNPLUG, LetRun)
+    assert play.run().outcome is Outcome.SAVED
+    assert len(play.commands("cont")) == 1, "that after the copy"
+
+
+def test_a_guest_that_panicked_is_not_resumed_on_demand_over_the_evidence() -> None:
+    play = Play(scenario=Scenario(panics="wait-unplug", unplug_delay=None))
+
+    def let_run(play: Play) -> None:
+        if play.vm.runstate == "guest-panicked":
+            play.step(LetRun(play.now))
+
+    play.watch = let_run
+    play.run()
+    assert (play.vm.runstate, play.commands("cont")) == ("guest-panicked", [])
+
+
 def test_a_wish_while_a_question_is_under_way_does_not_take_its_answer_for_another() -> None:
     watched = Watched(Scenario(card=CardState.PLUGGED))
     busy = replace(watched.state, vm=replace(watched.state.vm, seen={}))

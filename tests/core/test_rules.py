@@ -15,7 +15,7 @@ from vmtui.backend.core import effects, workflow
 from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
 from vmtui.backend.core.errors import Exit
 from vmtui.backend.core.events import AnyEvent, Cancel, Connected, QmpEvent, Tick, Wish
-from vmtui.backend.core.model import Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
+from vmtui.backend.core.model import Fact, Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
 from vmtui.backend.core.sim.target import Fd, Target
@@ -498,6 +498,21 @@ def test_a_card_is_not_added_while_a_migration_runs() -> None:
     play = Play(watch=once(in_phase(Phase.REPLUG), late))
     assert play.run().outcome is Outcome.ATTENTION
     assert play.commands("device_add") == []
+
+
+@pytest.mark.parametrize(("seconds", "migrations"), [(0.5, 1), (1000.0, 5)])
+def test_a_card_that_was_added_is_waited_for_until_the_guest_has_found_it_and_no_longer(
+    seconds: float, migrations: int
+) -> None:
+    def not_found_yet(command: Command, value: Any) -> Any:
+        added = play.work.tried_at.get("add-card")
+        hidden = command.learns is Fact.CARDS and added is not None and play.now - added < seconds
+        return "b0200000: 0xffffffff 0xffffffff\r\n" if hidden else value
+
+    play = Play(watch=once(in_phase(Phase.REPLUG), delete), reply=not_found_yet)
+    assert play.run().outcome is (Outcome.SAVED if seconds < 1 else Outcome.ATTENTION)
+    assert len(play.commands("migrate")) == migrations
+    assert play.now < 60
 
 
 @pytest.mark.parametrize("how", ["drop-before", "drop-after", "lose-reply", "refuse"])
@@ -1216,12 +1231,14 @@ def test_a_file_that_qemu_closed_with_the_connection_is_handed_over_again_to_a_g
     assert len(play.commands("add-fd")) == 2
 
 
-def test_a_migrate_whose_reply_was_lost_is_not_sent_again_where_it_has_come_to_its_end_meanwhile() -> None:
+@pytest.mark.parametrize("strategy", [Strategy.AUTO, Strategy.BACKGROUND])
+def test_a_migrate_whose_reply_was_lost_is_not_sent_again_where_it_has_come_to_its_end_meanwhile(
+    strategy: Strategy,
+) -> None:
     def lose(play: Play, action: Action) -> str | None:
         return "drop-after" if isinstance(action, Command) and action.execute == "migrate" else None
 
-    play = stop_first()
-    play.fault, play.back_after = lose, 5.0
+    play = Play(scenario=Scenario(primaries=0), options=replace(SAVE, strategy=strategy), fault=lose, back_after=5.0)
     assert play.run().outcome is Outcome.SAVED
     assert len(play.commands("migrate")) == 1
 
@@ -1407,6 +1424,7 @@ def test_a_dump_that_fails_leaves_no_file_and_a_guest_that_runs(stock: Profile) 
         play = dump_of(Scenario(write_fails_after=1_000_000), profile=stock, options=replace(DUMP, dump_format=name))
         result = play.run()
         assert (result.outcome, result.exit_code) == (Outcome.FAILED, Exit.STORE), result.error
+        assert str(result.error).startswith("the dump failed: ") and "is there room enough?" in str(result.error)
         assert (play.vm.runstate, play.store.partial, play.store.published) == ("running", False, False)
 
 
@@ -1510,6 +1528,27 @@ def test_where_no_file_can_be_made_for_a_dump_nothing_more_is_done() -> None:
 
 def test_a_qemu_that_dies_in_the_middle_of_a_dump_is_the_reason() -> None:
     play = dump_of(Scenario(killed="save-vm"))
+    assert str(play.run().error).startswith("QEMU ended in phase dump")
+    assert not play.store.partial
+
+
+def test_a_qemu_that_dies_while_it_is_seen_to_dump_is_the_reason() -> None:
+    play = dump_of(Scenario(dump_speed=10e6, killed=5.0))
+    assert str(play.run().error).startswith("QEMU ended in phase dump")
+    assert play.work.done_share > 0
+    assert not play.store.partial
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+def test_a_dump_before_ours_is_not_taken_for_ours_when_qemu_dies(sent: int) -> None:
+    def lose(_play: Play, action: Action) -> str | None:
+        return "drop-before" if isinstance(action, Command) and action.execute == "dump-guest-memory" else None
+
+    def handing_over(play: Play) -> bool:
+        return len(play.commands("getfd")) > len(play.commands("dump-guest-memory")) == sent
+
+    play = dump_of(fault=lose, watch=once(handing_over, lambda play: play.vm.die()))
+    play.vm.dump = dataclasses.replace(play.vm.dump, status="completed")
     assert str(play.run().error).startswith("QEMU ended in phase dump")
     assert not play.store.partial
 

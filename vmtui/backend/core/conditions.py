@@ -322,8 +322,8 @@ def migration_running(state: State) -> bool:
 
 
 def somebody_else_migrates(state: State) -> bool:
-    """A QEMU that has ended, or does not answer, may have been in the middle of one of ours: nothing is known then."""
-    return not state.busy and state.vm.link is Link.UP and migration_running(state)
+    """Of a VM that nothing is done to. A QEMU that has ended, or does not answer, may have died in one of ours."""
+    return state.vm.link is Link.UP and migration_running(state)
 
 
 def migrate_not_sent(state: State) -> bool:
@@ -336,17 +336,14 @@ def migrate_sent(state: State) -> bool:
 
 
 def migrate_never_arrived(state: State) -> bool:
-    """Nobody knows whether `migrate` was taken, and the facts say that it was not."""
-    work, status = the_work(state), state.vm.migration.status
-    untouched = status in {"none", "failed", "cancelled"}
-    return work.sent is Sent.UNKNOWN and work.marks.unplugged is None and (untouched or completion_is_old_news(state))
+    """Nobody knows whether `migrate` was taken, and the facts say that it was not: one that runs or has ended was noted."""
+    work = the_work(state)
+    return work.sent is Sent.UNKNOWN and work.marks.unplugged is None
 
 
-def completion_is_old_news(state: State) -> bool:
-    """`completed` is the end of an earlier migration: ours would have left the VM standing, and not merely paused."""
-    completed_standing = state.vm.runstate in {"finish-migrate", "postmigrate"}
-    unknown = the_work(state).sent is Sent.UNKNOWN
-    return unknown and completed(state) and not completed_standing and not in_background(state)
+def completion_would_be_ours(state: State) -> bool:
+    """Else `completed` is the end of an earlier migration: ours leaves the VM standing, and not merely paused."""
+    return state.vm.runstate in {"finish-migrate", "postmigrate"} or in_background(state)
 
 
 def migration_failed(state: State) -> bool:
@@ -463,10 +460,6 @@ def dump_running(state: State) -> bool:
     return state.vm.dump.status == "active"
 
 
-def dump_completed(state: State) -> bool:
-    return state.vm.dump.status == "completed"
-
-
 def dump_failed(state: State) -> bool:
     return state.vm.dump.status == "failed"
 
@@ -479,7 +472,7 @@ def dump_never_arrived(state: State) -> bool:
 
 def dump_is_complete(state: State) -> bool:
     """Ours is, not the one before it."""
-    return dump_sent(state) and dump_completed(state) and not dump_never_arrived(state)
+    return dump_sent(state) and state.vm.dump.status == "completed" and not dump_never_arrived(state)
 
 
 def dump_tried_enough(state: State) -> bool:

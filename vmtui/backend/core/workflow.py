@@ -127,7 +127,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.migration_cancelled,), do.blame_another),
         Rule((is_.unplugged, is_.in_background), go=Phase.SAVE),
         Rule((is_.unplugged,), go=Phase.PAUSE),
-        Rule((is_.to_be_let_run, is_.may_try_cont, is_.cont_is_due), do.let_run),
+        Rule((is_.to_be_let_run,), do.let_run),
         Rule((is_.guest_panicked, is_.stuck_means_cancel), do.blame_crash),
         Rule((is_.unplug_time_is_up, is_.stuck_means_cancel), do.blame_guest),
         Rule((is_.guest_is_slow, is_.running, is_.sample_is_due), do.ask_cpus),
@@ -166,7 +166,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.file_not_handed_over,), do.hand_over_dump),
         Rule((is_.dump_not_sent,), do.dump),
         Rule((is_.dump_failed,), do.blame_dump),
-        Rule((is_.dump_completed,), go=Phase.RESUME),
+        Rule((), go=Phase.RESUME),
     ),
     Phase.CANCEL: (
         Rule((is_.migration_ended,), go=Phase.RESUME),
@@ -232,7 +232,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.file_not_whole,), do.blame_file),
         Rule((is_.not_published,), do.publish),
         Rule((is_.lost_too_long,), go=Phase.PROVE),
-        Rule((is_.to_quit, is_.connected, is_.status_is_old), do.ask_status),
+        Rule((is_.connected, is_.status_is_old), do.ask_status),
         Rule((is_.to_quit, is_.connected, is_.runs_or_panicked), do.refuse_to_quit, Phase.RESUME),
         Rule((is_.to_quit, is_.connected), go=Phase.QUIT),
         Rule((is_.may_come_back,), None),
@@ -419,9 +419,12 @@ def _mark(before: State, state: State) -> State:
     if work is None or work.phase in (Phase.DONE, Phase.PREFLIGHT):
         return state
     marks = work.marks
+    if work.sent is Sent.UNKNOWN and marks.asked is not None and vm.migration.status not in ENDED_STATES:
+        work = replace(work, sent=Sent.YES)  # whatever became of the reply
     changes: dict[str, Any] = {}
     in_motion = marks.asked is not None and work.sent is not Sent.NO and marks.completed is None
-    in_motion = in_motion and not is_.completion_is_old_news(state) and not is_.only_dumping(state)
+    in_motion = in_motion and not is_.only_dumping(state)
+    in_motion = in_motion and (work.sent is Sent.YES or is_.completion_would_be_ours(state))
     if in_motion and marks.unplugged is None and vm.migration.status in facts.UNPLUGGED_STATES:
         changes["unplugged"] = at
     if in_motion and vm.migration.status == "completed" and work.phase in COPYING:
@@ -439,8 +442,6 @@ def _mark(before: State, state: State) -> State:
     if vm.link is Link.UP and was.link is not Link.UP:
         changes["lost"] = None
     work = replace(work, marks=replace(marks, **changes)) if changes else work
-    if work.sent is Sent.UNKNOWN and marks.asked is not None and vm.migration.status not in ENDED_STATES:
-        work = replace(work, sent=Sent.YES)  # whatever became of the reply
     if work.sent is not Sent.NO and (share := _share(work, vm)) is not None:
         work = replace(work, done_share=max(work.done_share, min(share, 1.0)))
     return replace(state, work=work)
