@@ -6,6 +6,7 @@ A job is a workflow that changed something; its id is the name of its journal, a
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, FoundVm
 from vmtui.backend.journal import EndLine, EventLine, Head, Line, has_ended, read_journal
 from vmtui.backend.remote import Remote, open_engine
-from vmtui.backend.store import VmLock
+from vmtui.backend.store import is_locked
 from vmtui.backend.unfinished import Unfinished, read_unfinished, unfinished_journals
 
 SHOWN = 20
@@ -83,12 +84,9 @@ def _name(path: Path) -> str:
 
 def _state_of(path: Path) -> str:
     """Of a journal without an end: whoever works on its VM holds the lock."""
-    try:
-        VmLock(read_unfinished(path).lock_key).release()
-    except RefusedError:
-        return "running"
-    except VmtuiError:
-        pass
+    with suppress(VmtuiError):
+        if is_locked(read_unfinished(path).lock_key):
+            return "running"
     return "unfinished"
 
 

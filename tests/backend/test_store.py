@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from vmtui.backend import store
 from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.model import FileReport
 from vmtui.backend.core.snapshot import Host, Manifest, read_manifest
-from vmtui.backend.store import Partial, StopFlag, VmLock, survey
+from vmtui.backend.store import Partial, StopFlag, VmLock, is_locked, survey
 from vmtui.backend.stream import StreamInterrupted
 
 
@@ -391,6 +392,36 @@ def test_a_vm_is_locked_until_it_is_released() -> None:
     VmLock("pid-2").release()
     lock.release()
     VmLock("pid-1").release()
+
+
+def test_whether_a_vm_is_locked_is_asked_without_a_trace(state_home: Path) -> None:
+    assert not is_locked("pid-1")
+    assert not state_home.exists()
+    lock = VmLock("pid-1")
+    assert is_locked("pid-1")
+    assert not is_locked("pid-2")
+    lock.release()
+    assert not is_locked("pid-1")
+
+
+@pytest.mark.usefixtures("state_home")
+def test_whoever_asks_for_a_lock_keeps_nobody_from_taking_it() -> None:
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            is_locked("pid-1")
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for each in asking:
+        each.start()
+    try:
+        for _ in range(200):
+            VmLock("pid-1").release()
+    finally:
+        over.set()
+        for each in asking:
+            each.join()
 
 
 def test_no_address_leads_out_of_the_lock_directory(state_home: Path) -> None:

@@ -285,7 +285,7 @@ def _lock(fd: int) -> None:
 
 
 def being_written(path: Path) -> bool:
-    """Whether a save has this file open. Asking takes no lock, so it is never in a save's way."""
+    """Whether somebody holds the lock that `_lock` takes. Asking takes none, so it is never in a save's way."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -314,10 +314,9 @@ class VmLock:
 
     def __init__(self, key: str) -> None:
         """Raises RefusedError where another vmtui holds it, StoreError where no lock can be made."""
-        safe = re.sub(r"[^A-Za-z0-9.-]", "_", key)[-200:]
         try:
-            path = private_directory(lock_dir()) / f"{safe}.lock"
-            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            private_directory(lock_dir())
+            self.fd = os.open(_lock_path(key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise StoreError(f"cannot make a lock in {lock_dir()}: {os.strerror(error.errno or 0)}") from error
         try:
@@ -325,6 +324,17 @@ class VmLock:
         except OSError as error:
             os.close(self.fd)
             raise RefusedError("another vmtui is at work on this VM; wait for it, or cancel it there") from error
+        _lock(self.fd)  # flock keeps others out, but only this kind can be asked for: see `is_locked`
 
     def release(self) -> None:
         os.close(self.fd)
+
+
+def is_locked(key: str) -> bool:
+    """Whether a vmtui holds this VM's lock. It is not taken for that: a save that begins just then is not refused."""
+    return being_written(_lock_path(key))
+
+
+def _lock_path(key: str) -> Path:
+    safe = re.sub(r"[^A-Za-z0-9.-]", "_", key)[-200:]
+    return lock_dir() / f"{safe}.lock"

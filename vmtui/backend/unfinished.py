@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vmtui.backend.config import journal_dir
 from vmtui.backend.core.commands import Action
-from vmtui.backend.core.errors import RefusedError, StoreError, UsageError
+from vmtui.backend.core.errors import StoreError, UsageError
 from vmtui.backend.core.events import AnyEvent
 from vmtui.backend.core.model import Vm
 from vmtui.backend.core.recovery import OtherRules, recovered
@@ -28,7 +28,7 @@ from vmtui.backend.journal import (
     has_ended,
     read_journal,
 )
-from vmtui.backend.store import VmLock
+from vmtui.backend.store import is_locked
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MISFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -116,9 +116,7 @@ def unfinished_journals() -> tuple[Unfinished, ...]:
     """Those that no vmtui is at work on, the oldest first. What cannot be read is none of them. Raises nothing."""
     found = []
     for path in sorted(journal_dir().glob("*.ndjson")):
-        with suppress(OSError, UsageError, StoreError, RefusedError):
-            if not has_ended(path):
-                left = read_unfinished(path)
-                VmLock(left.lock_key).release()
+        with suppress(OSError, UsageError, StoreError):
+            if not has_ended(path) and not is_locked((left := read_unfinished(path)).lock_key):
                 found.append(left)
     return tuple(found)
