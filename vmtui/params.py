@@ -45,12 +45,12 @@ async def _settings(address: Address, peer: Peer | None, wanted: Sequence[str]) 
 
 async def _asked(engine: Engine | Remote, front: "_Front", wanted: Sequence[str]) -> tuple[Entry, ...]:
     began = asyncio.get_running_loop().time()
-    state = await front.until(lambda now: _told(now, began))
+    state = await front.until(engine, lambda now: _told(now, began))
     names, wish = _read(front.key, parameters.entries(state), wanted)
     if wish is not None:
         before = state.tuned
         engine.request(wish)
-        state = await front.until(lambda now: _settled(now, before))
+        state = await front.until(engine, lambda now: _settled(now, before))
         _raise_if_not_set(state, wish, front.refusal)
     entries = parameters.entries(state)
     return tuple(each for each in entries if each.name in names) if wanted else entries
@@ -67,21 +67,21 @@ class _Front:
         self._changed = asyncio.Event()
 
     def take(self, fleet: Fleet) -> None:
-        view = fleet.vms.get(self.key)
-        if view is None:
-            return
-        self._state = view.state
-        if self._state.tuned is not None and self._state.tuned.trouble is not None:
-            self.refusal = self.refusal or self._state.tuned
+        if (view := fleet.vms.get(self.key)) is not None:
+            self._state = view.state
+            if self._state.tuned is not None and self._state.tuned.trouble is not None:
+                self.refusal = self.refusal or self._state.tuned
         self._changed.set()
 
-    async def until(self, reached: Callable[[State], bool]) -> State:
-        """Raises Unreachable when the monitor cannot be used, or does not answer in time."""
+    async def until(self, engine: Engine | Remote, reached: Callable[[State], bool]) -> State:
+        """Raises what trouble the engine is in; Unreachable when the monitor cannot be used, or does not answer in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LIMIT):
                 while True:
                     await self._changed.wait()
                     self._changed.clear()
+                    if engine.trouble is not None:
+                        raise engine.trouble
                     state = self._state
                     if state is not None and reached(state):
                         return state

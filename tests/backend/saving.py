@@ -56,7 +56,7 @@ def save(
                     engine.request(Begin(key, Options(**{**_members(options), "output": output})))
                 started = front.views.get(keys[0])
                 began = started.state.work.started if started and started.state.work else None
-                await front.until(lambda views, began=began: _is_new(views.get(keys[0]), began))  # type: ignore[misc]
+                await front.until(lambda views, began=began: is_new(views.get(keys[0]), began))  # type: ignore[misc]
                 if use is not None:
                     await use(engine, front, keys[0])
                 await front.until(lambda views: all(finished(views.get(key)) for key in keys))
@@ -70,7 +70,7 @@ def _members(options: Options) -> dict[str, Any]:
     return {name: getattr(options, name) for name in options.__struct_fields__}
 
 
-def _is_new(view: VmView | None, began: float | None) -> bool:
+def is_new(view: VmView | None, began: float | None) -> bool:
     return view is not None and view.state.work is not None and view.state.work.started != began
 
 

@@ -19,14 +19,15 @@ from typing import Any
 import pytest
 
 from tests.backend.fake_qmp import Do, FakeQemu, Message
-from tests.backend.saving import Front, result_of
+from tests.backend.saving import Front, is_new, result_of
 from tests.behaviour.looking import wait_until
 from tests.cli.test_process import ROOT, line_with, started
 from tests.engine.conftest import engine_is_gone, kill_engine
+from vmtui import params
 from vmtui.backend import config, server, wire
 from vmtui.backend.core.errors import Exit
-from vmtui.backend.core.fleet import Begin, CancelWish
-from vmtui.backend.core.model import Link, Options, Outcome
+from vmtui.backend.core.fleet import Begin, CancelWish, VmView
+from vmtui.backend.core.model import Link, Options, Outcome, Phase
 from vmtui.backend.core.sim import STOCK_7_2, STOCK_10_0
 from vmtui.backend.core.sim.scenarios import world
 from vmtui.backend.engine import finished
@@ -288,6 +289,38 @@ def test_what_was_refused_is_not_done_by_the_next_engine(path: Path, tmp_path: P
         assert busy.as_before
 
 
+def test_a_setting_that_the_engine_takes_no_more_is_refused_at_once(path: Path, tmp_path: Path) -> None:
+    def end_the_engine() -> None:
+        os.kill(the_engine(), signal.SIGTERM)
+        wait_until(lambda: "is asked to end" in server.log_path().read_text(), "it was told")
+
+    with (
+        FakeQemu(path, scenario=STUBBORN) as busy,
+        FakeQemu(tmp_path / "other.sock", hook=At("query-migrate-parameters", end_the_engine)) as other,
+        started(*save(busy)) as saving,
+    ):
+        line_with(saving.stdout, "unplug")
+        began = time.monotonic()
+        code, out, err = vmtui("params", other.address, "max-bandwidth=1G")
+        assert (code, out) == (Exit.REFUSED, "")
+        assert "told to stop" in err
+        assert time.monotonic() - began < params.LIMIT / 2
+        assert other.as_before
+
+
+def test_settings_are_not_waited_for_where_there_is_no_engine_any_more(path: Path) -> None:
+    def end_all_engines() -> None:
+        config.runtime_dir().chmod(0o755)
+        os.kill(the_engine(), signal.SIGKILL)
+
+    with FakeQemu(path, hook=At("query-migrate-parameters", end_all_engines)) as qemu:
+        began = time.monotonic()
+        code, out, err = vmtui("params", qemu.address)
+        assert (code, out) == (Exit.STORE, "")
+        assert "not this user's alone" in err
+        assert time.monotonic() - began < params.LIMIT / 2
+
+
 async def _ask_an_engine_that_ends(other: FakeQemu, busy: FakeQemu) -> None:
     front = Front()
     async with Remote(front.take) as engine:
@@ -344,22 +377,88 @@ POINTS = [
 def test_an_engine_that_is_killed_is_started_again_and_the_front_end_sees_the_save_through(
     path: Path, profile: Any, command: str
 ) -> None:
-    def kill() -> None:
-        pid = server.pid_of_engine()
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-
-    with FakeQemu(path, profile=profile, hook=At(command, kill)) as qemu:
+    with FakeQemu(path, profile=profile, hook=At(command, lambda: os.kill(the_engine(), signal.SIGKILL))) as qemu:
         code, out, err = vmtui(*save(qemu, "--json"))
         assert (code, err) == (0, "")
         assert result(out)["outcome"] == "saved"
         saved_as_it_should(qemu)
 
 
+def test_what_an_engine_was_asked_for_in_the_moment_in_which_it_was_killed_is_done_by_the_next(path: Path) -> None:
+    with FakeQemu(path) as qemu:
+        assert asyncio.run(_ask_engines_that_die(qemu, "begin")) is Outcome.SAVED
+        saved_as_it_should(qemu)
+
+
+@pytest.mark.parametrize("moments", [("begin, cancel",), ("begin", "cancel"), ("cancel",)])
+def test_a_cancel_that_an_engine_took_with_it_is_asked_of_the_next(path: Path, moments: tuple[str, ...]) -> None:
+    with FakeQemu(path, scenario=STUBBORN) as qemu:
+        assert asyncio.run(_ask_engines_that_die(qemu, *moments)) is Outcome.CANCELLED
+        assert qemu.as_before
+        assert not list(path.parent.glob("qmp.vmstate*"))
+
+
+async def _ask_engines_that_die(qemu: FakeQemu, *moments: str) -> Outcome:
+    """In each moment an engine dies before it reads what it is asked for then. A cancel alone is asked in the unplug."""
+    front = Front()
+    async with Remote(front.take) as engine:
+        key = engine.watch(qemu.address)
+        begin, cancel = Begin(key, Options(output=str(file_of(qemu)))), CancelWish(key)
+        await front.until(lambda views: key in views and views[key].state.vm.link is Link.UP)
+        if "begin" not in moments[0]:
+            engine.request(begin)
+        for moment in moments:
+            if "begin" not in moment:
+                await front.until(lambda views: key in views and is_in(views[key], Phase.UNPLUG))
+            pid = the_engine()
+            os.kill(pid, signal.SIGSTOP)
+            for wish in ([begin] if "begin" in moment else []) + ([cancel] if "cancel" in moment else []):
+                engine.request(wish)
+            os.kill(pid, signal.SIGKILL)
+        await front.until(lambda views: finished(views.get(key)))
+        return result_of(front.views[key]).outcome
+
+
+def is_in(view: VmView, phase: Phase) -> bool:
+    return view.state.work is not None and view.state.work.phase is phase
+
+
+def the_engine() -> int:
+    pid = server.pid_of_engine()
+    assert pid is not None
+    return pid
+
+
+def test_a_cancel_that_was_done_cancels_no_save_that_comes_after_it(path: Path) -> None:
+    with FakeQemu(path) as qemu:
+        assert asyncio.run(_cancel_one_and_kill_the_next(qemu)) == [Outcome.CANCELLED, Outcome.SAVED]
+        saved_as_it_should(qemu)
+
+
+async def _cancel_one_and_kill_the_next(qemu: FakeQemu) -> list[Outcome]:
+    """How each ended."""
+    front, outcomes, before = Front(), list[Outcome](), None
+    async with Remote(front.take) as engine:
+        key = engine.watch(qemu.address)
+        await front.until(lambda views: key in views and views[key].state.vm.link is Link.UP)
+        for cancels in (True, False):
+            engine.request(Begin(key, Options(output=str(file_of(qemu)))))
+            if cancels:
+                engine.request(CancelWish(key))
+            else:
+                qemu.hook = At("stop", lambda: os.kill(the_engine(), signal.SIGKILL))
+            await front.until(lambda views, last=before: is_new(views.get(key), last) and finished(views[key]))  # type: ignore[misc]
+            work = front.views[key].state.work
+            assert work is not None
+            before = work.started
+            outcomes.append(result_of(front.views[key]).outcome)
+    return outcomes
+
+
 def test_what_an_engine_left_is_told_and_recovered_by_hand(path: Path) -> None:
     def kill() -> None:
         saving.kill()
-        os.kill(server.pid_of_engine() or 0, signal.SIGKILL)
+        os.kill(the_engine(), signal.SIGKILL)
 
     killed = At("stop", kill)
     with FakeQemu(path) as qemu, started(*save(qemu)) as saving:

@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from vmtui.backend import server, wire
 from vmtui.backend.core.errors import RefusedError, StoreError, Unreachable, VmtuiError
-from vmtui.backend.core.fleet import Begin, Fleet, Record, VmRequest, VmView
+from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, Record, VmRequest, VmView
+from vmtui.backend.core.model import Options
 from vmtui.backend.core.state import Watching
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, Peer, credentials
@@ -34,7 +35,7 @@ START_LIMIT = 20.0
 """Seconds for an engine to be there: it reads the journals of unfinished work first."""
 ENDING = 0.1
 AGAIN = 30.0
-"""Seconds for which a wish to begin is told again to an engine that comes after the one that was asked."""
+"""Seconds for which a wish to begin or to cancel is told again to an engine that comes after the one that was asked."""
 TRIES = 3
 """Engines that are started one after the other before a front end is told that none stays."""
 
@@ -59,6 +60,16 @@ def ensure() -> None:
         asyncio.run(try_it())
 
 
+class _Wish(NamedTuple):
+    """What was asked for, as long as it may be lost with an engine that dies, or none was there to ask."""
+
+    message: wire.In
+    work: Options | None
+    """What is to be begun or cancelled; of anything else None, and that is told once."""
+    told: float | None
+    """When an engine was; None: none was yet."""
+
+
 class Remote:
     """The engine's process, used as an `Engine`. Entering it raises RefusedError or Unreachable in words."""
 
@@ -67,9 +78,8 @@ class Remote:
         self._views: dict[str, VmView] = {}
         self._followed: dict[str, Follow] = {}
         self._writer: asyncio.StreamWriter | None = None
-        self._unsent: list[wire.In] = []
-        self._begun: dict[str, tuple[float, Begin]] = {}
-        """By VM, and when: what an engine that dies now would take with it, for no journal tells of it yet."""
+        self._wishes: list[_Wish] = []
+        """In the order in which they came."""
         self._listening: asyncio.Task[None] | None = None
         self.welcome: Welcome | None = None
         self.trouble: VmtuiError | None = None
@@ -119,18 +129,38 @@ class Remote:
     def request(self, request: VmRequest) -> None:
         """Take a wish; what comes of it is seen in the fleet. It is kept while an engine is started anew."""
         self.trouble = None  # of what was asked for before
-        if isinstance(request, Begin):
-            self._begun[request.key] = time.monotonic(), request
         self._send(request)
 
     # --- the connection
 
     def _send(self, message: wire.In) -> None:
-        if self._writer is None or self._writer.is_closing():
-            if not isinstance(message, Follow | Unfollow):  # those are told anew in any case
-                self._unsent.append(message)
-        else:
-            self._writer.write(wire.packed(message))
+        if isinstance(message, Follow | Unfollow) and not self._connected:
+            return  # those are told anew in any case
+        self._tell(_Wish(message, self._meant(message), None))
+
+    @property
+    def _connected(self) -> bool:
+        return self._writer is not None and not self._writer.is_closing()
+
+    def _tell(self, wish: _Wish) -> None:
+        """The engine, if there is one; and keep what may have to be told again."""
+        if self._writer is not None and self._connected:
+            self._writer.write(wire.packed(wish.message))
+            wish = wish._replace(told=wish.told or time.monotonic())
+        if wish.told is None or wish.work is not None:
+            self._wishes.append(wish)
+
+    def _meant(self, message: wire.In) -> Options | None:
+        """The work that a wish to begin or cancel is about; None where there is none to cancel."""
+        if isinstance(message, Begin):
+            return message.options
+        if not isinstance(message, CancelWish):
+            return None
+        for wish in reversed(self._wishes):
+            if isinstance(wish.message, Begin) and wish.message.key == message.key:
+                return wish.work
+        view = self._views.get(message.key)
+        return view.state.work.options if view is not None and view.state.busy and view.state.work is not None else None
 
     async def _connect(self) -> asyncio.StreamReader:
         for _ in range(TRIES):
@@ -158,16 +188,13 @@ class Remote:
             raise Unreachable("what listens in the place of vmtui's engine is of another version, or none of it; "
                               "vmtui engine stop ends it once nothing is under way") from error  # fmt: skip
         self.welcome, self._writer = answer, writer
-        again = self._not_begun_yet()
-        for message in (*self._followed.values(), *again, *(each for each in self._unsent if each not in again)):
-            writer.write(wire.packed(message))
-        self._unsent.clear()
+        for followed in self._followed.values():
+            writer.write(wire.packed(followed))
+        wishes, self._wishes = self._wishes, []
+        for wish in wishes:
+            if wish.told is None or wish.told > time.monotonic() - AGAIN:
+                self._tell(wish)
         return reader
-
-    def _not_begun_yet(self) -> list[Begin]:
-        """What was asked for just now, and the engine that was asked took with it."""
-        since = time.monotonic() - AGAIN
-        return [wish for at, wish in self._begun.values() if at > since and not _is_about(wish, self._views.get(wish.key))]
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         tries = 0
@@ -191,7 +218,7 @@ class Remote:
         heard = False
         while (value := await self._heard(reader)) is not None:
             if isinstance(value, Refusal):
-                self._begun.pop(value.key, None)
+                self._wishes = [wish for wish in self._wishes if getattr(wish.message, "key", None) != value.key]
                 self._trouble(RefusedError(value.text))
                 continue
             heard = True
@@ -216,23 +243,23 @@ class Remote:
         views = {key: view for key, view in self._views.items() if key not in news.gone}
         for key, view in news.vms.items():
             views[key] = replace(view, log=_joined(self._views.get(key), view))
-            _at, begun = self._begun.get(key, (0.0, None))
-            if (
-                begun is not None
-                and (view.journal or not view.state.busy or not _is_about(begun, view))
-                and view.state.work
-            ):
-                del self._begun[key]
         self._views = views
+        self._wishes = [wish for wish in self._wishes if wish.told is None or not _is_safe(wish, news.vms)]
 
     def _trouble(self, error: VmtuiError) -> None:
         self.trouble = error
         self._publish(Fleet(dict(self._views)))
 
 
-def _is_about(begin: Begin, view: VmView | None) -> bool:
-    """It is what is done, or was done last, to the VM."""
-    return view is not None and view.state.work is not None and view.state.work.options == begin.options
+def _is_safe(wish: _Wish, views: Mapping[str, VmView]) -> bool:
+    """An engine that dies now does not take it along: what came of it is over or in a journal, or another is done."""
+    view = views.get(wish.message.key) if isinstance(wish.message, Begin | CancelWish) else None
+    if view is None or view.state.work is None:
+        return False
+    if view.state.work.options != wish.work:
+        return view.state.busy
+    came_of_it = view.state.work.given_up or isinstance(wish.message, Begin)
+    return not view.state.busy or (bool(view.journal) and came_of_it)
 
 
 def _joined(before: VmView | None, view: VmView) -> tuple[Record, ...]:
