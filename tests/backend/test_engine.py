@@ -7,19 +7,24 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.backend.fake_qmp import FakeQemu, Message
 from tests.backend.saving import CHANGING, Front, at, left, options_for, phases, result_of, save
 from tests.core.play import Play
 from vmtui import headless
+from vmtui.backend.core import workflow
 from vmtui.backend.core.commands import Action, Reserve
 from vmtui.backend.core.errors import Exit
-from vmtui.backend.core.fleet import Begin, CancelWish, VmView
+from vmtui.backend.core.events import AnyEvent
+from vmtui.backend.core.fleet import Begin, CancelWish, TuneWish, VmView
 from vmtui.backend.core.model import Goal, Options, Outcome, Phase, Strategy, Then
 from vmtui.backend.core.sim import Scenario
-from vmtui.backend.engine import LARGE_MESSAGE, Engine
+from vmtui.backend.core.state import State
+from vmtui.backend.engine import LARGE_MESSAGE, Engine, finished
 from vmtui.backend.journal import BaselineLine, Head, read_journal
 from vmtui.backend.store import VmLock
+from vmtui.backend.unfinished import unfinished_journals
 
 pytestmark = pytest.mark.usefixtures("state_home", "no_descriptor_is_left")
 
@@ -97,6 +102,46 @@ def test_an_engine_that_is_left_in_the_middle_leaves_no_task_and_no_open_file(pa
     with FakeQemu(path, scenario=Scenario(unplug_delay=None)) as qemu:
         asyncio.run(run())
     assert left(qemu) == ["qmp.vmstate.partial"]
+
+
+def test_a_session_with_an_error_of_our_own_says_so_ends_no_other_and_is_gone_on_with(path: Path, tmp_path: Path) -> None:
+    """No QEMU is known that makes the rules fail: a defect is put into them."""
+    ailing, defects, sound = FakeQemu(path), ["a defect\x1b[31m"], workflow.step
+
+    def step(state: State, event: AnyEvent) -> State:
+        if defects and state.vm.key == str(ailing.address) and state.vm.migration.status == "wait-unplug":
+            raise KeyError(defects.pop())
+        return sound(state, event)
+
+    async def run() -> None:
+        front = Front()
+        async with Engine(front.take) as engine:
+            for qemu in (ailing, other):
+                engine.request(Begin(engine.watch(qemu.address), options_for(qemu)))
+            await front.until(lambda views: len(views) == 2 and all(map(finished, views.values())))
+            told, saved = (result_of(front.views[str(qemu.address)]) for qemu in (ailing, other))
+            assert (saved.outcome, saved.exit_code) == (Outcome.SAVED, Exit.OK)
+            assert (told.outcome, told.exit_code) == (Outcome.ATTENTION, Exit.ATTENTION)
+            words = " ".join(told.notes)
+            assert "an error of vmtui's own: KeyError" in words
+            assert "vmtui recover" in words
+            assert words.isprintable()
+            (unfinished,) = unfinished_journals()
+            key = engine.resume(unfinished.path)
+            await front.until(lambda views: finished(views[key]) and result_of(views[key]).outcome is not Outcome.ATTENTION)
+            assert ailing.as_before
+            defects.append("another")
+            engine.request(Begin(key, replace(options_for(ailing), output=f"{path}.second")))
+            await front.until(lambda views: finished(views[key]) and result_of(views[key]).outcome is Outcome.ATTENTION)
+            engine.request(TuneWish(key, {"downtime-limit": 400}))
+            await front.until(lambda views: views[key].state.tuned is not None)
+            assert ailing.vm.parameters["downtime-limit"] == 400
+
+    with ailing, FakeQemu(tmp_path / "other.sock") as other, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workflow, "step", step)
+        asyncio.run(run())
+        assert other.as_before
+    assert left(other) == ["other.vmstate", "other.vmstate.json"]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

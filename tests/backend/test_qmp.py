@@ -347,11 +347,12 @@ def test_a_reply_to_nothing_that_was_asked_is_dropped(path: Path) -> None:
         (NESTED + b"\r\n", "does not speak QMP"),
         (NUMBER + b"\r\n", "does not speak QMP"),
         (b'{"event": "\\uD800"}\r\n', "half a surrogate pair"),
+        (b'{"event": "E", "data": {"a": 18446744073709551616}}\r\n', "more than 64 bits"),
         (b'{"event": "E", "data": ' + b'{"a":' * 200 + b"1" + b"}" * 201 + b"\r\n", "nested too deep"),
         (b'{"return": {}, "id": {}}\r\n', "a command that nobody sent"),
         (b"x" * 20 * MIB + b"\r\n", "more than 10 MiB"),
     ],
-    ids=["error without id", "garbage", "no UTF-8", "nested", "number", "surrogate", "deep", "odd id", "20 MiB"],
+    ids=["error without id", "garbage", "no UTF-8", "nested", "number", "surrogate", "65 bits", "deep", "odd id", "20 MiB"],
 )
 def test_a_message_that_cannot_be_read_ends_the_connection_with_a_reason(path: Path, data: bytes, why: str) -> None:
     async def use(monitor: Monitor) -> None:

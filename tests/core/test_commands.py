@@ -287,6 +287,7 @@ def test_no_device_tree_makes_the_reader_fail(lines: list[str]) -> None:
         (Fact.MIGRATION, {"ram": {"remaining": 10**400}}, "more than 64 bits"),
         (Fact.FDSETS, [{"fdset-id": True, "fds": []}], "expected int, got bool"),
         (Fact.MEMORY, {"base-memory": 1 << 64}, "more than 64 bits"),
+        (Fact.MEMORY, {"base-memory": 1 << 63, "plugged-memory": 1 << 63}, "more than 64 bits"),
         (Fact.FEATURES, [{"name": "migrate", "arg-type": "1"}, {"name": "1", "members": [{}]}], "KeyError"),
     ],
 )

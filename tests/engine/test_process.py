@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.backend.fake_qmp import Do, FakeQemu, Message
-from tests.backend.saving import Front, is_new, result_of
+from tests.backend.saving import Front, at, is_new, result_of
 from tests.behaviour.looking import wait_until
 from tests.cli.test_process import ROOT, line_with, started
 from tests.engine.conftest import engine_is_gone, kill_engine
@@ -475,6 +475,14 @@ def test_what_an_engine_left_is_told_and_recovered_by_hand(path: Path) -> None:
         assert result(out)["outcome"] in ("saved", "cancelled")
         assert qemu.as_before
         assert vmtui("recover")[1] == "nothing was left unfinished\n"
+
+
+def test_a_qemu_that_says_what_no_message_can_hold_costs_nobody_the_engine(path: Path) -> None:
+    event = b'{"event": "X", "data": {"number": 123456789012345678901234567890}}\r\n'
+    with FakeQemu(path, hook=at("migrate", event)) as qemu:
+        code, _out, err = vmtui(*save(qemu))
+        assert (code, err) == (0, "")
+        saved_as_it_should(qemu)
 
 
 # --- who else is there --------------------------------------------------------------------------------------------

@@ -115,10 +115,15 @@ class Engine:
         `process` is QEMU as far as its command line told, for a monitor whose other end is not QEMU itself.
         """
         key = str(address)
-        if key not in self._sessions:
+        if self._living(key) is None:
             self._sessions[key] = Session(address, lambda view: self._changed(key, view), process, how, name, self._gate)
             self._sessions[key].start(self._tasks)
         return key
+
+    def _living(self, key: str) -> "Session | None":
+        """The session of a VM that did not end by an error of our own: such a one does nothing more, and is replaced."""
+        session = self._sessions.get(key)
+        return None if session is None or session.failed else session
 
     def resume(self, journal: Path) -> str:
         """Go on with what a vmtui did that was ended, to its checked end; returns the VM's key.
@@ -130,12 +135,12 @@ class Engine:
         try:
             left = read_unfinished(journal)  # nobody else goes on with it any more
             key = str(left.address)
-            session = self._sessions.get(key) or Session(left.address, lambda view: self._changed(key, view), left.peer())
+            session = self._living(key) or Session(left.address, lambda view: self._changed(key, view), left.peer())
             session.take_over(left, lock)
         except BaseException:
             lock.release()
             raise
-        if key not in self._sessions:
+        if self._sessions.get(key) is not session:
             self._sessions[key] = session
             session.start(self._tasks)
         session.show()
@@ -165,6 +170,9 @@ class Engine:
     def request(self, request: VmRequest) -> None:
         """Take a wish; what comes of it is seen in the fleet."""
         session = self._sessions.get(request.key)
+        if session is not None and session.failed and isinstance(request, Begin | TuneWish):
+            self.watch(session.address, session.known_process, session.state.watching, session.name)
+            session = self._sessions[request.key]
         if session is not None:
             session.wish(request)
 
@@ -200,8 +208,8 @@ class Session:
         """`gate` lets so many sessions connect at a time; one with something to do does not wait at it."""
         self.address = address
         self._gate = gate or asyncio.Semaphore()
-        self._known_process = process
-        self._name = name
+        self.known_process = process
+        self.name = name
         self.state = State(Vm(str(address)), watching=how)
         self._publish = publish
         self._inbox: asyncio.Queue[AnyEvent] = asyncio.Queue()
@@ -219,6 +227,8 @@ class Session:
         self._wanted = asyncio.Event()
         """Not set while the monitor is given back to others."""
         self._wanted.set()
+        self.failed = False
+        """By an error of our own: nothing is done any more."""
         self._held: list[VmRequest] = []
         """What was asked for while it was: for when it has been taken again."""
         self._reply_id: object = None
@@ -236,11 +246,10 @@ class Session:
             text = f"an error of vmtui's own: {printable(repr(error), 300)}; vmtui recover goes on with what was under way"
             work = self.state.work
             if work is not None and self.state.busy:
-                work = msgspec.structs.replace(
-                    work, phase=Phase.DONE, outcome=Outcome.ATTENTION, alarms=(*work.alarms, text)
-                )
+                work = msgspec.structs.replace(work, phase=Phase.DONE, outcome=Outcome.ATTENTION, notes=(*work.notes, text))
             vm = msgspec.structs.replace(self.state.vm, link=Link.LOST, why_lost=text)
             self.state = msgspec.structs.replace(self.state, vm=vm, work=work, outstanding=None)
+            self.failed = True
             self.show()
             for task in self._tasks:
                 if task is not asyncio.current_task():
@@ -348,7 +357,7 @@ class Session:
     def show(self) -> None:
         """Publish what it knows."""
         journal = str(self._journal.path) if self._journal and self._journal.path else ""
-        self._publish(VmView(self.state, tuple(self._log), journal, self._name))
+        self._publish(VmView(self.state, tuple(self._log), journal, self.name))
 
     def _conclude(self) -> None:
         work = self.state.work
@@ -415,7 +424,7 @@ class Session:
         if not self._wanted.is_set():
             return await monitor.close()
         self._monitor = monitor
-        self._peer = monitor.peer if monitor.peer and monitor.peer.is_qemu else self._known_process
+        self._peer = monitor.peer if monitor.peer and monitor.peer.is_qemu else self.known_process
         self._inbox.put_nowait(self._greeted(monitor))
         self._ask_what_was_held()
         return await monitor.closed()

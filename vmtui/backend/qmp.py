@@ -48,7 +48,9 @@ class _Client(QMPClient):
     def _cb_inbound(self, msg: Message) -> Message:
         raw = bytes(msg)
         if (_ODD.search(raw) or raw.count(b"[") + raw.count(b"{") > MAX_NESTING) and not _can_be_kept(msg):
-            raise ProtocolError("half a surrogate pair, or nested too deep: no file can hold it")
+            raise ProtocolError(
+                "half a surrogate pair, a number of more than 64 bits, or nested too deep: nothing can hold it"
+            )
         if isinstance(msg.get("id"), dict | list):
             raise ProtocolError("an answer to a command that nobody sent")
         self._on_message_seen("recv", msg)
@@ -203,16 +205,16 @@ class Monitor:
         return ""
 
 
-_ODD = re.compile(rb"\\u[dD][89a-fA-F]")
-"""A message without any of these can be written to a journal; looking closer at each would take time."""
+_ODD = re.compile(rb"\\u[dD][89a-fA-F]|[0-9]{19}")
+"""A message without any of these can be kept in a journal and told to front ends; looking closer takes time."""
 
 
 def _can_be_kept(message: Message) -> bool:
     if _nesting(dict(message)) > MAX_NESTING:
         return False
     try:
-        msgspec.json.encode(dict(message))
-    except UnicodeEncodeError:
+        msgspec.msgpack.encode(dict(message))
+    except (UnicodeEncodeError, OverflowError):
         return False
     return True
 

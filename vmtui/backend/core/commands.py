@@ -294,6 +294,12 @@ def _finite(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and abs(value) < 1e18 else 0.0
 
 
+def memory(sizes: dict[str, Any]) -> int:
+    """query-memory-size-summary: bytes, plugged ones too."""
+    total: int = _expect(_get(sizes, "base-memory", int) + _count(sizes, "plugged-memory"), int)
+    return total
+
+
 def capabilities(value: Any) -> dict[str, bool]:
     """query-migrate-capabilities, by name."""
     return {_get(each, "capability", str): _get(each, "state", bool) for each in _expect(value, list)}
@@ -493,7 +499,7 @@ _UNDERSTAND: dict[Fact, Callable[[Any], Learned]] = {
     Fact.PARAMETERS:    lambda value: Settings(_expect(value, dict)),
     Fact.CAPABILITIES:  lambda value: Settings(dict(capabilities(value))),
     Fact.FEATURES:      lambda value: Offered(features(value)),
-    Fact.MEMORY:        lambda value: Number(_get(value, "base-memory", int) + _count(value, "plugged-memory")),
+    Fact.MEMORY:        lambda value: Number(memory(_expect(value, dict))),
     Fact.DEVICES:       lambda value: devices(_expect(value, str)),
     Fact.FDSETS:        fdsets,
     Fact.YANK:          tidying,
