@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import Pool
 
 from tests.explore.invariants import Verdict
-from tests.explore.roots import GUESTS, LONG, REFUSED, RESUMED, Root, roots
+from tests.explore.roots import LONG, Root, roots
 from tests.explore.walk import Found, Recipe, walk
 from tests.explore.world import BREAKS, Choice
 
@@ -34,7 +34,7 @@ class Round:
 
 def rounds(depth: int) -> tuple[Round, ...]:
     """Once anything, everywhere; more often what breaks off a story, where it is short; then anything, that often."""
-    everywhere, short = frozenset(GUESTS | RESUMED | REFUSED), frozenset({"no-failover"})
+    everywhere, short = frozenset(root.guest for root in roots()), frozenset({"no-failover"})
     anything = frozenset(Choice)
     once = Round("anything", 1, anything, everywhere, 0.5 if depth > 1 else 1.0)
     breaks = Round("breaks", depth + 1, BREAKS, short, 0.65)

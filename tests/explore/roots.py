@@ -83,6 +83,12 @@ DUMPED: dict[str, Scenario] = {
 }  # fmt: skip
 """Those that a dump can begin with, beside others."""
 
+WAITED_FOR: dict[str, Scenario] = {
+    "with-agent":        Scenario(unplug_delay=5.6, agent="answers"),
+    "with-mute-agent":   Scenario(unplug_delay=5.6, agent="silent"),
+}  # fmt: skip
+"""Those that are waited for until they are slow, and looked into, beside others."""
+
 WITH_GUESTS = {
     "save":        tuple(GUESTS),
     "background":  ("good", "never-ejects", "no-failover", "two-cards", "no-q35", "paused-by-other", "panics-pause",
@@ -91,7 +97,7 @@ WITH_GUESTS = {
                     "killed-completed"),
     "quit":        ("good", "no-failover", "two-cards", "continued-by-other", "disk-full", "never-ejects",
                     "killed-completed"),
-    "wait":        ("slow", "panics-pause", "paused-by-other"),
+    "wait":        ("slow", "panics-pause", "paused-by-other", *WAITED_FOR),
     "check":       ("good",),
     "dump":        ("good", "no-failover", "disk-full", "paused", "panicked", "killed-dumping"),
 }  # fmt: skip
@@ -106,7 +112,7 @@ class Root:
     guest: str
 
     def __call__(self) -> World:
-        guests = {"resume": RESUMED, "dump": GUESTS | DUMPED}.get(self.wish, GUESTS | REFUSED)
+        guests = {"resume": RESUMED, "dump": GUESTS | DUMPED, "wait": GUESTS | WAITED_FOR}.get(self.wish, GUESTS | REFUSED)
         return World(PROFILES[self.profile], guests[self.guest], WISHES[self.wish])
 
     def __str__(self) -> str:
