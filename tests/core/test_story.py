@@ -131,6 +131,12 @@ def test_somebody_else_s_migration_is_not_ours_to_cancel_and_nothing_is_saved_be
     assert possible.save(state) == "somebody else migrates it"
 
 
+def test_the_copy_of_a_save_is_nobody_else_s_migration() -> None:
+    state = Story(scenario=SLOW_DISK).until(copied(0.3)).view.state
+    assert is_.migration_running(state)
+    assert not is_.somebody_else_migrates(state), "the screens ask it of any VM"
+
+
 def test_a_save_that_qemu_did_not_survive_is_not_somebody_else_s_migration() -> None:
     state = Story(scenario=Scenario(killed="active")).until(over).view.state
     assert is_.migration_running(state)

@@ -322,8 +322,8 @@ def migration_running(state: State) -> bool:
 
 
 def somebody_else_migrates(state: State) -> bool:
-    """Of a VM that nothing is done to. A QEMU that has ended, or does not answer, may have died in one of ours."""
-    return state.vm.link is Link.UP and migration_running(state)
+    """A QEMU that has ended, or does not answer, may have been in the middle of one of ours: nothing is known then."""
+    return not state.busy and state.vm.link is Link.UP and migration_running(state)
 
 
 def migrate_not_sent(state: State) -> bool:
