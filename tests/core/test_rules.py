@@ -1201,6 +1201,18 @@ def test_a_qemu_whose_guest_panicked_behind_its_copy_is_not_ended() -> None:
     assert play.vm.alive
 
 
+def test_where_qemu_stays_nothing_is_asked_between_the_file_in_its_place_and_the_proof() -> None:
+    asked: list[Action | None] = []
+
+    def note(play: Play) -> None:
+        if play.work.phase is Phase.VERIFY:
+            asked.append(play.state.outstanding)
+
+    Play(watch=note).run()
+    assert any(isinstance(each, Publish) for each in asked)
+    assert not any(isinstance(each, Command) for each in asked)
+
+
 # --- a cancel of which no event tells ---------------------------------------------------------------------------------
 
 

@@ -232,7 +232,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.file_not_whole,), do.blame_file),
         Rule((is_.not_published,), do.publish),
         Rule((is_.lost_too_long,), go=Phase.PROVE),
-        Rule((is_.connected, is_.status_is_old), do.ask_status),
+        Rule((is_.to_quit, is_.connected, is_.status_is_old), do.ask_status),
         Rule((is_.to_quit, is_.connected, is_.runs_or_panicked), do.refuse_to_quit, Phase.RESUME),
         Rule((is_.to_quit, is_.connected), go=Phase.QUIT),
         Rule((is_.may_come_back,), None),
