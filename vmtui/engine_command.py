@@ -42,10 +42,19 @@ async def _status(*, as_json: bool) -> None:
     others = welcome.front_ends - 1
     if as_json:
         places = {"socket": str(server.socket_path()), "log": str(server.log_path())}
-        known = {"pid": welcome.pid, "since": welcome.since, "front_ends": others, "vms": len(views), "busy": busy}
+        known = {
+            "pid": welcome.pid,
+            "ending": welcome.ending,
+            "since": welcome.since,
+            "front_ends": others,
+            "vms": len(views),
+            "busy": busy,
+        }
         print(json.dumps({"running": True, **known, **places}))
         return
     print(f"running, pid {welcome.pid}, since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(welcome.since))}")
+    if welcome.ending:
+        print(f"told to stop, and begins nothing new. {server.waits_for(views.values())}".rstrip())
     print(f"front ends  {others}")
     print(f"VMs         {len(views)}" + (f", at work on {printable(', '.join(busy), 500)}" if busy else ", none worked on"))
     print(f"socket      {printable(str(server.socket_path()))}")
@@ -63,27 +72,29 @@ def stop(*, cancel: bool) -> int:
     if pid is None:
         print("vmtui's engine does not run")
         return Exit.OK
-    others = _other_front_ends()
+    others, waits_for = _before_it_ends()
     os.kill(pid, signal.SIGINT if cancel else signal.SIGTERM)
     told = False
     try:
         while server.pid_of_engine() == pid:
             if not told:
                 told = True
-                print("vmtui's engine ends once nothing is under way", file=sys.stderr)
+                print(waits_for or "It ends once nothing is under way", file=sys.stderr)
             time.sleep(POLL)
     except KeyboardInterrupt:
-        print("it ends by itself; vmtui jobs tells how its work ended", file=sys.stderr)
+        print("it ends by itself, and begins nothing new; vmtui jobs tells how its work ended", file=sys.stderr)
         return Exit.CANCELLED
     print("vmtui's engine has ended" + ("; a front end that is still open starts another one" if others else ""))
     return Exit.OK
 
 
-def _other_front_ends() -> int:
+def _before_it_ends() -> tuple[int, str]:
+    """How many others look on, and what it does."""
     with suppress(VmtuiError):  # it may be ending just now
         if is_running():
-            return asyncio.run(_greeted())[0].front_ends - 1
-    return 0
+            welcome, views = asyncio.run(_greeted())
+            return welcome.front_ends - 1, server.waits_for(views.values())
+    return 0, ""
 
 
 def log() -> int:

@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 
 from tests.backend.fake_qmp import Do, FakeQemu, Message
-from tests.backend.saving import Front, at, is_new, result_of
+from tests.backend.saving import CHANGING, Front, at, is_new, result_of
 from tests.behaviour.looking import wait_until
 from tests.cli.test_process import ROOT, line_with, started
 from tests.engine.conftest import engine_is_gone, kill_engine
 from vmtui import params
 from vmtui.backend import config, server, wire
 from vmtui.backend.core.errors import Exit
-from vmtui.backend.core.fleet import Begin, CancelWish, VmView
+from vmtui.backend.core.fleet import Begin, CancelWish, TuneWish, VmView
 from vmtui.backend.core.model import Link, Options, Outcome, Phase
 from vmtui.backend.core.sim import STOCK_7_2, STOCK_10_0
 from vmtui.backend.core.sim.scenarios import world
@@ -130,17 +130,54 @@ def test_an_engine_that_is_told_to_stop_begins_nothing_and_finishes_what_it_does
     ):
         line_with(saving.stdout, '"unplug"')
         with started("engine", "stop") as stopping:
-            line_with(stopping.stderr, "once nothing is under way")
+            (job,) = jobs_of()
+            line_with(stopping.stderr, f"vmtui cancel {job.stem} undoes it")
             code, _out, err = vmtui("save", other.address)
             assert code == Exit.REFUSED
             assert "told to stop" in err
+            assert f"vmtui attach {job.stem} shows it" in err
             assert (
                 stopping.communicate()[0] == "vmtui's engine has ended; a front end that is still open starts another one\n"
             )
             assert stopping.returncode == 0
         assert result(saving.communicate()[0])["outcome"] == "saved"
         saved_as_it_should(qemu)
-        assert other.received == []
+        assert not [name for name in CHANGING if other.commands(name)]
+
+
+def test_what_an_engine_that_is_told_to_stop_does_can_be_looked_at_tuned_and_cancelled(path: Path, tmp_path: Path) -> None:
+    with (
+        FakeQemu(path, scenario=STUBBORN) as qemu,
+        FakeQemu(tmp_path / "other.sock") as other,
+        started(*save(qemu, "--json")) as saving,
+    ):
+        line_with(saving.stdout, '"unplug"')
+        (job,) = jobs_of()
+        with started("engine", "stop") as stopping:
+            line_with(stopping.stderr, "It ends once")
+            assert json.loads(vmtui("engine", "status", "--json")[1])["ending"]
+            assert f"vmtui cancel {job.stem} undoes it" in vmtui("engine")[1]
+            assert vmtui("check", other.address)[0] == 0
+            asyncio.run(_slow_down(str(qemu.address)))
+            assert vmtui("params", other.address, "max-bandwidth=512M")[0] == Exit.REFUSED
+            with started("attach", qemu.address) as looking:
+                line_with(looking.stdout, "unplug")
+                assert vmtui("cancel", job.stem)[0] == 0
+            assert result(saving.communicate()[0])["outcome"] == "cancelled"
+            assert stopping.wait() == 0
+        assert qemu.as_before
+        assert other.as_before
+
+
+async def _slow_down(key: str) -> None:
+    front = Front()
+    async with Remote(front.take) as engine:
+        engine.request(TuneWish(key, {"max-bandwidth": 1 << 20}, {}))
+        await front.until(lambda views: key in views and _bandwidth(views[key]) == 1 << 20)
+
+
+def _bandwidth(view: VmView) -> int | None:
+    return view.state.work.bandwidth if view.state.work is not None else None
 
 
 def test_stop_cancel_puts_the_vm_back_first(path: Path) -> None:

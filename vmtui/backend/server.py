@@ -13,7 +13,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from vmtui.backend import config, discovery, journal, wire
 from vmtui.backend.core.errors import RefusedError, StoreError, UsageError, VmtuiError
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, TuneWish, VmView, WatchWish
+from vmtui.backend.core.model import Goal
 from vmtui.backend.core.result import left_unanswered
 from vmtui.backend.core.state import Watching, as_told, given_up_save
 from vmtui.backend.core.text import printable
@@ -318,7 +319,7 @@ class Server:
                 said = await wire.receive_in(reader)
         except TimeoutError:
             return False
-        answer: Welcome | Refusal = Welcome(os.getpid(), self._since, len(self._fronts) + 1)
+        answer: Welcome | Refusal = Welcome(os.getpid(), self._since, len(self._fronts) + 1, self._ending.is_set())
         if why := self._why_not(said):
             answer = Refusal(why)
         front.writer.write(wire.packed(answer))
@@ -339,8 +340,6 @@ class Server:
         if said.home != ours.home:
             places = f"{printable(ours.home, 300)}, this front end in {printable(said.home, 300)}"
             return f"the engine of this user that runs keeps its journals in {places}; {MAKE_ROOM}"
-        if self._ending.is_set():
-            return "vmtui's engine was told to stop, and ends once nothing is under way"
         if len(self._fronts) >= FRONT_ENDS:
             return f"{FRONT_ENDS} front ends are connected to vmtui's engine already"
         return ""
@@ -358,12 +357,24 @@ class Server:
                 self._chore(self._recover(front))
             case Hello():
                 raise BadMessage("a second hello")
-            case Begin() | TuneWish() if self._ending.is_set():
-                front.refuse("vmtui's engine was told to stop: it begins nothing new", wish.key)
+            case Begin() | TuneWish() if self._ending.is_set() and self._is_new_work(wish):
+                front.refuse(
+                    f"vmtui's engine was told to stop, and begins nothing new. {self._what_it_waits_for()}", wish.key
+                )
             case WatchWish(key, closely):
                 self._watch(front, key, closely=closely)
             case _:
                 self._engine.request(wish)
+
+    def _is_new_work(self, wish: Begin | TuneWish) -> bool:
+        """Not a look, and not a setting of what is under way."""
+        if isinstance(wish, Begin):
+            return wish.options.goal is not Goal.CHECK
+        return wish.key not in self._busy()
+
+    def _what_it_waits_for(self) -> str:
+        views = (self._engine.views[key] for key in self._busy())
+        return waits_for(views) or "It ends just now, and the next command starts another one"
 
     def _follow(self, front: _FrontEnd, wish: Follow) -> None:
         if len(front.followed) >= FOLLOWED:
@@ -420,6 +431,20 @@ class Server:
                     if front is not None:
                         front.refuse(f"cannot go on with {printable(name, 200)}: {printable(text, 500)}", str(left.address))
             await asyncio.to_thread(journal.tidy)
+
+
+def waits_for(views: Iterable[VmView]) -> str:
+    """What an engine that was told to stop still does, how that is looked at and undone; empty where it is free to go."""
+    told = [_work_of(view) for view in views if view.state.busy]
+    return f"It ends once this is over: {'; '.join(told)}" if told else ""
+
+
+def _work_of(view: VmView) -> str:
+    """A job's id is understood by every command, the name of a VM that is not found on this host by none."""
+    work, name = view.state.work, printable(view.state.vm.shown, 60)
+    job = printable(Path(view.journal).stem) if view.journal else name
+    what = f"{work.options.goal} of {name}" if work is not None else name
+    return f"{what} (vmtui attach {job} shows it, vmtui cancel {job} undoes it)"
 
 
 def _may_lose_its_card(view: VmView) -> bool:

@@ -76,6 +76,8 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     """When the engine was started, in seconds since 1970."""
     front_ends: int
     """How many there are, this one included."""
+    ending: bool = False
+    """It was told to stop: it begins nothing new."""
 
 
 class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
