@@ -439,7 +439,8 @@ def _add_attach(commands: Any) -> None:
         commands,
         "attach",
         _attach,
-        "show what is done to a VM already, from its beginning; every terminal may, at any time",
+        "show what is done to a VM already, from its beginning; every terminal may, at any time. Ctrl-C and SIGTERM end "
+        "only the looking on: vmtui cancel VM cancels",
     )
     parser.add_argument("vm", metavar="VM", nargs="?", help="a VM or a job (default: the only one that is worked on)")
     parser.add_argument("--json", action="store_true", help="NDJSON on stdout; the last line is the result")

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
@@ -64,12 +64,12 @@ def begin(vm: FoundVm, options: Options, printer: Printer) -> Result | str:
     return ended(_begin(vm, options, printer))
 
 
-def attach(vm: FoundVm, printer: Printer, *, cancels: bool = True) -> Result:
+def attach(vm: FoundVm, printer: Printer) -> Result:
     """Show what is done to a VM already, from its beginning to its checked end. RefusedError: nothing is.
 
-    `cancels`: Ctrl-C and SIGTERM cancel it; else they end the looking on.
+    Ctrl-C and SIGTERM end the looking on, and nothing else: 128 and the signal's number.
     """
-    return ended(_attach(vm, printer, cancels=cancels))
+    return ended(_attach(vm, printer))
 
 
 async def _run(vm: FoundVm, options: Options, printer: Printer, *, give_back: bool) -> Result:
@@ -92,11 +92,11 @@ async def _begin(vm: FoundVm, options: Options, printer: Printer) -> Result | st
     return front.result() if front.ended() else front.view.journal
 
 
-async def _attach(vm: FoundVm, printer: Printer, *, cancels: bool) -> Result:
+async def _attach(vm: FoundVm, printer: Printer) -> Result:
     front = Front(printer)
     async with open_engine(front.take) as engine:
-        follow(front, engine, vm)
-        with _signals(front.interrupted, engine) if cancels else contextlib.nullcontext():
+        with _looking_on(front.left):
+            follow(front, engine, vm)
             await front.until(engine, front.ended)
     return front.result()
 
@@ -106,7 +106,7 @@ def _start(front: "Front", engine: Engine | Remote, vm: FoundVm, options: Option
     front.key, front.options = str(address), options
     if (found := engine.views.get(front.key)) is not None:
         if found.state.busy:
-            raise _taken(vm.name)
+            raise _taken(found)
         front.before = found.state.work.started if found.state.work else None
     engine.watch(address, process(vm.pid) if vm.pid else None)
     engine.request(Begin(front.key, options))
@@ -121,11 +121,9 @@ def follow(front: "Front", engine: Engine | Remote, vm: FoundVm) -> None:
     front.look(found)
 
 
-def _taken(name: str) -> RefusedError:
-    shown = printable(name)
-    return RefusedError(
-        f"something is done to {shown} already; vmtui attach {shown} shows it, vmtui cancel {shown} undoes it"
-    )
+def _taken(view: VmView) -> RefusedError:
+    shown, job = printable(view.state.vm.shown), printable(view.called)
+    return RefusedError(f"something is done to {shown} already; vmtui attach {job} shows it, vmtui cancel {job} undoes it")
 
 
 T = TypeVar("T")
@@ -203,7 +201,7 @@ class Front:
             if engine.trouble is not None:
                 raise engine.trouble
             if self.view is not None and not self._is_ours:
-                raise _taken(self.view.state.vm.shown)
+                raise _taken(self.view)
             if self.lost and not self.ended():
                 self._read_journal(self.view)
             elif self.view is not None and not self.ended():
@@ -238,6 +236,13 @@ class Front:
             self._printer.say("left as it is; vmtui resume VM makes the guest run with its card")
             os._exit(10 if self._touched() else 5)
 
+    def left(self, number: signal.Signals) -> None:
+        """Whoever only looks on goes."""
+        assert self.view is not None
+        job = printable(self.view.called)
+        self._printer.say(f"it goes on without this terminal; vmtui attach {job} shows it, vmtui cancel {job} cancels it")
+        os._exit(128 + number)
+
     def _touched(self) -> bool:
         return self.view is not None and self.view.state.work is not None and self.view.state.work.baseline is not None
 
@@ -262,6 +267,18 @@ class _Kept:
 
     def end(self, view: VmView, _result: Result) -> None:
         self.view = view
+
+
+@contextlib.contextmanager
+def _looking_on(left: Callable[[signal.Signals], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, left, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ def wait(spec: str, *, as_json: bool) -> int:
         return _ended(path, as_json=as_json)
     printer = _end_printer(as_json=as_json)
     try:
-        return int(headless.attach(_target(spec), printer, cancels=False).exit_code)
+        return int(headless.attach(_target(spec), printer).exit_code)
     except RefusedError:
         if path is not None and has_ended(path):  # it came to its end meanwhile
             return _ended(path, as_json=as_json)

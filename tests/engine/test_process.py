@@ -261,6 +261,21 @@ def test_two_terminals_watch_the_same_save_and_each_may_cancel_it(path: Path) ->
         assert qemu.as_before
 
 
+def test_who_only_looks_on_may_go_and_the_save_goes_on(path: Path) -> None:
+    with FakeQemu(path, scenario=STUBBORN) as qemu, started(*save(qemu, "--json")) as saving:
+        line_with(saving.stdout, '"unplug"')
+        (job,) = jobs_of()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with started("attach", qemu.address) as looking:
+                line_with(looking.stdout, "unplug")
+                looking.send_signal(number)
+                assert f"vmtui cancel {job.stem} cancels it" in looking.communicate()[0]
+                assert looking.returncode == 128 + number
+        assert qemu.commands("migrate_cancel") == []
+        assert vmtui("cancel", job.stem)[0] == 0
+        assert qemu.as_before
+
+
 def test_a_second_save_of_a_vm_is_refused_with_what_to_do(path: Path, tmp_path: Path) -> None:
     with FakeQemu(path, scenario=STUBBORN) as qemu, started(*save(qemu, "--json")) as first:
         line_with(first.stdout, '"unplug"')

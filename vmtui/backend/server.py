@@ -440,9 +440,7 @@ def waits_for(views: Iterable[VmView]) -> str:
 
 
 def _work_of(view: VmView) -> str:
-    """A job's id is understood by every command, the name of a VM that is not found on this host by none."""
-    work, name = view.state.work, printable(view.state.vm.shown, 60)
-    job = printable(Path(view.journal).stem) if view.journal else name
+    work, name, job = view.state.work, printable(view.state.vm.shown, 60), printable(view.called)
     what = f"{work.options.goal} of {name}" if work is not None else name
     return f"{what} (vmtui attach {job} shows it, vmtui cancel {job} undoes it)"
 

@@ -1,6 +1,7 @@
 """What crosses between the engine and a front end: one value out (`Fleet`), one wish in (`Request`), nothing else."""
 
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -31,6 +32,11 @@ class VmView(msgspec.Struct, frozen=True):
     """Path of the running workflow's journal, once there is one."""
     name: str = ""
     """As the host's process list has it: known before QEMU has said anything."""
+
+    @property
+    def called(self) -> str:
+        """By what every command finds it while something is done to it: the job's id; the name alone may not be found."""
+        return PurePath(self.journal).stem if self.journal else self.state.vm.shown
 
 
 class Host(msgspec.Struct, frozen=True):
