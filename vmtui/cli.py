@@ -4,7 +4,6 @@ import argparse
 import io
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -396,27 +395,18 @@ def _output(given: argparse.Namespace, name: str, ending: str = "vmstate") -> st
     """The file to write."""
     from vmtui.backend import config
     from vmtui.backend.core.errors import UsageError
-    from vmtui.backend.core.naming import default_name
 
     if given.output is not None:
         if not given.output or "\0" in given.output:
             raise UsageError("--output needs the name of a file")
         path = Path(given.output).absolute()
     else:
-        directory = config.snapshot_dir(given.dir)
-        path = directory / default_name(name, time.strftime("%Y%m%dT%H%M%S"), _names(directory), ending)
+        path = config.default_output(config.snapshot_dir(given.dir), name, ending)
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"{_printable(str(path))} is not UTF-8: QEMU and JSON cannot name it") from error
     return str(path)
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        return [each.name for each in directory.iterdir()]
-    except OSError:
-        return []  # the pre-flight says what is wrong with it
 
 
 def _find(spec: str) -> "FoundVm":

@@ -194,7 +194,10 @@ def show(names: Sequence[str], *, directory: str | None = None, read_only: bool 
     remote.ensure()
     service = Service(place, [discovery.resolve(name, vms) for name in names])
     plain = Plain(
-        service, lambda name: str(place / f"{name}.vmstate"), read_only=read_only, outlives=not remote.is_inside()
+        service,
+        lambda name: str(config.default_output(place, name)),
+        read_only=read_only,
+        outlives=not remote.is_inside(),
     )
     heard, told = os.pipe()
     asked: list[int] = []

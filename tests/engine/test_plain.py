@@ -54,10 +54,26 @@ def test_with_an_engine_of_its_own_it_ends_at_once_and_the_save_goes_on(path: Pa
         assert qemu.as_before
 
 
+def test_a_second_save_has_a_name_of_its_own(path: Path) -> None:
+    with FakeQemu(path) as qemu, started("ui", "--plain", qemu.address, stdin=subprocess.PIPE) as screen:
+        line_with(screen.stdout, "running")
+        for _ in range(2):
+            ask(screen)
+            line_with(screen.stdout, "vm: saved")
+        assert qemu.as_before
+    states = list((path.parent / "snapshots").glob("vm-2*.vmstate"))
+    assert len(states) == 2
+    assert all(read_stream(each).whole for each in states)
+
+
 def begin(screen: "subprocess.Popen[str]", qemu: FakeQemu) -> None:
     """Save the VM, and return once its guest is waited for."""
     line_with(screen.stdout, "running")
+    ask(screen)
+    line_with(screen.stdout, "unplug")
+
+
+def ask(screen: "subprocess.Popen[str]") -> None:
     assert screen.stdin is not None
     screen.stdin.write("save vm\n")
     screen.stdin.flush()
-    line_with(screen.stdout, "unplug")

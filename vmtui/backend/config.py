@@ -2,8 +2,10 @@
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
+from vmtui.backend.core.naming import default_name
 from vmtui.backend.simulated import DIRECTORY
 
 
@@ -19,6 +21,15 @@ def snapshot_dir(given: str | None = None) -> Path:
     """`--dir`, else VMTUI_SNAPSHOT_DIR, else the default."""
     chosen = given or os.environ.get("VMTUI_SNAPSHOT_DIR")
     return Path(chosen).absolute() if chosen else state_home() / "snapshots"
+
+
+def default_output(directory: Path, vm: str, ending: str = "vmstate") -> Path:
+    """A free name in the snapshot directory, with the VM's name and the time of day."""
+    try:
+        taken = [each.name for each in directory.iterdir()]
+    except OSError:
+        taken = []  # the pre-flight says what is wrong with it
+    return directory / default_name(vm, time.strftime("%Y%m%dT%H%M%S"), taken, ending)
 
 
 def journal_dir() -> Path:

@@ -1,7 +1,6 @@
 """What crosses between the engine and a front end: one value out (`Fleet`), one wish in (`Request`), nothing else."""
 
 from enum import StrEnum
-from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -36,7 +35,7 @@ class VmView(msgspec.Struct, frozen=True):
     @property
     def called(self) -> str:
         """By what every command finds it while something is done to it: the job's id; the name alone may not be found."""
-        return PurePath(self.journal).stem if self.journal else self.state.vm.shown
+        return self.journal.rpartition("/")[2].removesuffix(".ndjson") if self.journal else self.state.vm.shown
 
 
 class Host(msgspec.Struct, frozen=True):
