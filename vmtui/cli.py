@@ -101,8 +101,10 @@ def _guarded(command: Callable[[Any], int], given: argparse.Namespace) -> int:
     except VmtuiError as error:
         lines = "\n".join(map(_printable, str(error).split("\n")))
         sys.stderr.write(f"vmtui: {lines}\n")
-        if getattr(given, "json", False) and given.run in (_save, _resume, _dump):
-            _print_result_of_nothing(given.vm, int(error.code), str(error))
+        if getattr(given, "json", False) and given.run in (_save, _resume, _dump, _attach, _wait, _cancel):
+            _print_result_of_nothing(
+                getattr(given, "job", None) or getattr(given, "vm", None) or "", int(error.code), str(error)
+            )
         return int(error.code)
     except BrokenPipeError:
         raise

@@ -5,6 +5,7 @@ A job is a workflow that changed something; its id is the name of its journal, a
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -20,7 +21,7 @@ from vmtui.backend.core.fleet import CancelWish, Fleet
 from vmtui.backend.core.model import Options, Outcome
 from vmtui.backend.core.result import Result
 from vmtui.backend.core.text import printable
-from vmtui.backend.discovery import Address, FoundVm
+from vmtui.backend.discovery import Address, FoundVm, UnknownVm
 from vmtui.backend.journal import EndLine, EventLine, Head, Line, has_ended, read_journal
 from vmtui.backend.remote import Remote, open_engine
 from vmtui.backend.store import is_locked
@@ -28,6 +29,8 @@ from vmtui.backend.unfinished import Unfinished, read_unfinished, unfinished_jou
 
 SHOWN = 20
 """Jobs that are listed, the latest: all with --all."""
+GOES_ON = ("running", "unfinished")
+"""States of a job whose file may still come."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -41,21 +44,42 @@ class Job(msgspec.Struct, frozen=True):
     began: float
     """Seconds since 1970."""
     output: str
+    """The file that was asked for."""
     key: str
     """The monitor's address."""
     journal: str
 
 
+HEAD = ("JOB", "VM", "GOAL", "STATE", "BEGAN", "FILE")
+NO_JOBS = "no job yet; vmtui save VM begins one"
+
+
 def show(*, as_json: bool, everything: bool = False) -> int:
     """List jobs, the latest last."""
-    paths = sorted(config.journal_dir().glob("*.ndjson"))
-    for job in _jobs(paths if everything else paths[-SHOWN:]):
-        if as_json:
+    paths = _journals()
+    jobs = sorted(_jobs(paths if everything else paths[-SHOWN:]), key=lambda each: each.began)
+    if as_json:
+        for job in jobs:
             print(json.dumps(msgspec.to_builtins(job)))
-        else:
-            where = f"  {printable(job.output)}" if job.output else ""
-            print(f"{job.id}  {printable(job.vm, 40):16} {job.goal:6} {job.state}{where}")
+        return Exit.OK
+    rows = [HEAD, *map(_row, jobs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD) - 1)]
+    for row in rows if jobs else ():
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)), row[-1]]))
+    if not jobs:
+        sys.stderr.write(f"{NO_JOBS}\n")
     return Exit.OK
+
+
+def _journals() -> list[Path]:
+    """In the order in which they were begun, to the second."""
+    return sorted(config.journal_dir().glob("*.ndjson"), key=lambda path: path.stem)
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.began))
+    file = printable(job.output, 300) if job.state in GOES_ON or Path(job.output).is_file() else "-"
+    return job.id, printable(job.vm, 40), job.goal, job.state, began, file or "-"
 
 
 def _jobs(paths: list[Path]) -> Iterator[Job]:
@@ -94,10 +118,15 @@ def _state_of(path: Path) -> str:
 
 
 def _target(spec: str) -> FoundVm:
-    """A job's id or a VM. Raises UsageError."""
+    """A job's id, a VM, or one that was: by the name in its journal. Raises UsageError."""
     path = _journal_of(spec)
     if path is None:
-        return discovery.resolve(spec, discovery.discover())
+        try:
+            return discovery.resolve(spec, discovery.discover())
+        except UnknownVm:
+            path = _latest_of(spec)  # one that the host does not know by name, or that is not there any more
+            if path is None:
+                raise
     head = next(read_journal(path), None)
     if not isinstance(head, Head):
         raise UsageError(f"{printable(spec)} is no job")
@@ -130,17 +159,33 @@ async def _only_one() -> FoundVm:
 
 
 def wait(spec: str, *, as_json: bool) -> int:
-    """Until a job, or what is done to a VM, is over; the exit code is that of the job."""
+    """Until a job, or what is done to a VM, is over, and be it long ago; the exit code is that of the job."""
     path = _journal_of(spec)
     if path is not None and has_ended(path):
         return _ended(path, as_json=as_json)
     printer = _end_printer(as_json=as_json)
+    vm = _target(spec)
     try:
-        return int(headless.attach(_target(spec), printer).exit_code)
+        return int(headless.attach(vm, printer).exit_code)
     except RefusedError:
-        if path is not None and has_ended(path):  # it came to its end meanwhile
+        path = path or _latest_of(spec, vm)
+        if path is not None and has_ended(path):  # it came to its end before, or meanwhile
             return _ended(path, as_json=as_json)
         raise
+
+
+def _latest_of(spec: str, vm: FoundVm | None = None) -> Path | None:
+    """The journal of what was done last to a VM; without one, to what was called like this."""
+    return next((path for path in reversed(_journals()) if _is_about(path, spec, vm)), None)
+
+
+def _is_about(path: Path, spec: str, vm: FoundVm | None) -> bool:
+    if vm is None:
+        return _name(path) == spec
+    with suppress(UsageError):
+        head = next(read_journal(path), None)
+        return isinstance(head, Head) and head.key in map(str, vm.addresses)
+    return False
 
 
 def _ended(path: Path, *, as_json: bool) -> int:

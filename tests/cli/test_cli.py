@@ -72,6 +72,24 @@ def test_a_save_is_told_on_stdout_and_stderr_stays_silent(run: Run, qemu: FakeQe
     assert qemu.as_before
 
 
+def test_jobs_are_listed_in_their_order_each_by_its_vm_and_with_a_file_only_where_one_is(
+    run: Run, qemu: FakeQemu, tmp_path: Path
+) -> None:
+    code, out, err = run("jobs")
+    assert (code, out) == (0, "")
+    assert "vmtui save VM begins one" in err
+    for name in ("first", "second"):
+        assert run("save", qemu.address, "--output", tmp_path / name)[0] == 0
+    (tmp_path / "first").unlink()
+    jobs = said(run("jobs", "--json")[1])
+    assert [Path(job["output"]).name for job in jobs] == ["first", "second"]
+    assert {job["vm"] for job in jobs} == {"vm"}
+    head, first, second = run("jobs")[1].splitlines()
+    assert head.split() == ["JOB", "VM", "GOAL", "STATE", "BEGAN", "FILE"]
+    assert first.endswith("  -")
+    assert second.endswith(f"  {tmp_path / 'second'}")
+
+
 def documented(heading: str) -> set[str]:
     """The members that a table of docs/headless.md promises."""
     text = (ROOT / "docs" / "headless.md").read_text().split(heading, 1)[1]

@@ -301,6 +301,10 @@ def test_a_job_that_is_detached_is_listed_waited_for_and_told_of_afterwards(path
         code, out, _err = vmtui("wait", name, "--json")
         assert (code, result(out)["outcome"]) == (0, "saved")
         assert json.loads(vmtui("jobs", "--json")[1])["state"] == "saved"
+        code, out, _err = vmtui("wait", qemu.address, "--json")
+        assert (code, result(out)["outcome"]) == (0, "saved"), "its VM does as well"
+    code, out, _err = vmtui("wait", "vm", "--json")
+    assert (code, result(out)["outcome"]) == (0, "saved"), "and its name, when the VM has gone"
 
 
 def test_a_save_that_cannot_begin_says_so_also_when_detached(path: Path) -> None:

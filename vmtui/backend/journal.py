@@ -143,7 +143,7 @@ class Journal:
 
     def _make(self, directory: Path, stem: str) -> Path:
         """Two VMs of one name may be saved within one second: the second journal gets a number."""
-        names = (f"{stem}{suffix}.ndjson" for suffix in ("", *(f"-{number}" for number in range(2, 100))))
+        names = (f"{stem}{suffix}.ndjson" for suffix in ("", *(f".{number}" for number in range(2, 100))))
         for path in (directory / name for name in names):
             with suppress(FileExistsError):
                 self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
