@@ -1,6 +1,7 @@
 """The engine is a part of each vmtui that a test starts, and ends with it; tests/engine has it as a process of its own."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,14 @@ settings.load_profile("patient")
 
 LONGEST = 80
 """Characters or bytes of a value that a test's name has in it."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_of_all_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test writes journals and locks where this user's own are; most have a directory of their own besides."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

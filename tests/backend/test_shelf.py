@@ -10,7 +10,7 @@ import pytest
 from tests.backend.fake_qmp import FakeQemu, stream
 from tests.backend.syscalls import Syscalls, watching
 from tests.kept import keep
-from vmtui.backend import shelf, store
+from vmtui.backend import config, shelf, store
 from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.fleet import Begin, DeleteWish, Fleet, Reading, ReadWish, Snapshot, Standing
 from vmtui.backend.core.model import Options
@@ -313,6 +313,10 @@ def served(directory: Path, *vms: FoundVm) -> tuple[Service, Shown]:
     service.start(shown)
     shown.until(lambda fleet: fleet.shelf.looked_at is not None)
     return service, shown
+
+
+def test_no_test_writes_where_the_users_own_journals_are(tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert config.journal_dir().is_relative_to(tmp_path_factory.getbasetemp())
 
 
 def test_a_snapshot_is_on_the_shelf_right_after_the_save_that_made_it(path: Path, directory: Path) -> None:
