@@ -1,5 +1,6 @@
 """Saves that do not end well: whatever happens, the VM is put back, no file is left, and the exit code says what it was."""
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -203,6 +204,8 @@ def test_a_disk_that_fills_up_leaves_the_vm_as_before_and_no_file(pen: AnyPen, t
         ended = guest.run("save", "--dir", str(small))
         assert (ended.code, ended.result["outcome"]) == (7, "failed"), ended.result
         assert "No space left on device" in ended.errors
+        (told,) = [text for text in ended.result["notes"] if str(small) in text]
+        assert re.search(r" had 2\d\.\d MiB free when this began, and up to \d+\.\d MiB are needed: free some space", told)
         assert list(small.iterdir()) == []
         assert [line["code"] for line in ended.lines if line["kind"] == "warning"] == ["space"]
     guest.nothing_is_left()

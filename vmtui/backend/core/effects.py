@@ -99,7 +99,8 @@ def _forget(state: State, *stale: Fact) -> State:
 
 
 def survey(state: State) -> State:
-    return send(state, Survey(the_work(state).options.output))
+    options = the_work(state).options
+    return send(state, Survey(options.output, options.makes_directory))
 
 
 def ask_dump_formats(state: State) -> State:
@@ -227,7 +228,13 @@ def count_early_bytes(state: State) -> State:
 def blame_qemu(state: State) -> State:
     reason = state.vm.migration.error or "QEMU gives no reason"
     full = "No space left" in reason
+    state = _tell_room(state) if full else state
     return give_up(state, Trouble.STORE if full else Trouble.QEMU, f"the migration failed: {reason}")
+
+
+def _tell_room(state: State) -> State:
+    work, place = the_work(state), the_work(state).place
+    return state if place is None else note(state, preflight.room(state.vm, work.options, place))
 
 
 def blame_another(state: State) -> State:
@@ -301,6 +308,7 @@ def blame_dump(state: State) -> State:
     reason = state.vm.dump.error or "QEMU gives no reason"
     could_not_write = any(words in reason for words in NOT_WRITTEN)
     text = f"the dump failed: {reason}" + ("; is there room enough?" if could_not_write else "")
+    state = _tell_room(state) if could_not_write else state
     return give_up(state, Trouble.STORE if could_not_write else Trouble.QEMU, text)
 
 

@@ -133,6 +133,17 @@ def dump_bytes(vm: Vm, name: str, place: Place | None) -> int:
     return vm.memory if name == QUICK else expected_bytes(vm, place)
 
 
+def room(vm: Vm, options: Options, place: Place) -> str:
+    """For a disk that became full: how much room there was, what is needed, and what to do."""
+    dumps = options.goal is Goal.DUMP
+    need = dump_bytes(vm, options.dump_format or QUICK, place) if dumps else expected_bytes(vm, place)
+    directory = place.path.rpartition("/")[0] or "/"
+    return (
+        f"{directory} had {_size(place.free)} free when this began, and up to {_size(need)} are needed: free some space "
+        "there, or write to another directory (--dir DIR)"
+    )
+
+
 def dump_stop(vm: Vm, name: str, place: Place | None = None) -> float:
     """Seconds that a running guest will stand still for a dump, at the most, about."""
     return dump_bytes(vm, name, place) / DUMP_RATES.get(name, DUMP_RATES[QUICK]) + 0.05
