@@ -307,7 +307,12 @@ def _dump(given: argparse.Namespace) -> int:
 
     vm = _find(given.vm)
     wanted = "" if given.format == "auto" else given.format
-    options = Options(goal=Goal.DUMP, output=_output(given, vm.name, "vmcore"), dump_format=wanted)
+    options = Options(
+        goal=Goal.DUMP,
+        output=_output(given, vm.name, "vmcore"),
+        dump_format=wanted,
+        makes_directory=not _named_place(given),
+    )
     return _finish(headless.run(vm, options, headless.printer_for(as_json=given.json)), given)
 
 
@@ -390,7 +395,12 @@ def _target(given: argparse.Namespace, goal: str) -> "tuple[FoundVm, Options]":
         unplug_timeout=getattr(given, "unplug_timeout", 30.0),
         on_stuck=OnStuck(getattr(given, "on_stuck", "cancel")),
         panic_guard=getattr(given, "panic_guard", True),
+        makes_directory=not _named_place(given),
     )
+
+
+def _named_place(given: argparse.Namespace) -> bool:
+    return bool(given.output or given.dir)
 
 
 def _output(given: argparse.Namespace, name: str, ending: str = "vmstate") -> str:
@@ -624,7 +634,7 @@ def _add_lab(commands: Any) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION")
     up = _command(actions, "up", _lab("up"), "boot guests, and wait until they are ready")
     up.add_argument("--count", type=int, default=1, metavar="N", help="how many (default: 1)")
-    up.add_argument("--name", metavar="NAME", help="what to call it (default: lab1, lab2, ...)")
+    up.add_argument("--name", action="append", metavar="NAME", help="what to call it (default: lab1, lab2, ...)")
     up.add_argument("--qemu", default="qemu-system-x86_64", metavar="PATH", help="the QEMU to run them in")
     up.add_argument("--memory", type=int, default=256, metavar="MIB", help="RAM of each (default: 256)")
     up.add_argument("--no-failover", action="store_true", help="one plain network card")

@@ -15,6 +15,9 @@ def show_up(given: argparse.Namespace) -> int:
         raise UsageError("--count takes 1 to 64")
     if not 64 <= given.memory <= 1 << 20:
         raise UsageError("--memory takes 64 to 1048576 MiB")
+    names = given.name or [None]
+    if len(names) > 1:
+        raise UsageError("--name is for one: --count N boots NAME1, NAME2, ..., or run vmtui lab up once for each")
     spec = LabSpec(
         memory_mib=given.memory,
         failover=not given.no_failover,
@@ -22,7 +25,7 @@ def show_up(given: argparse.Namespace) -> int:
         pvpanic=not given.no_pvpanic,
         qemu=given.qemu,
     )
-    for vm in lab.up(spec, count=given.count, name=given.name, say=_say):
+    for vm in lab.up(spec, count=given.count, name=names[0], say=_say):
         _show(vm, as_json=given.json)
     return 0
 

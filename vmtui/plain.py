@@ -189,7 +189,7 @@ def facts(state: State) -> tuple[str, ...]:
 
 def show(names: Sequence[str], *, directory: str | None = None, read_only: bool = False) -> int:
     """The flat text mode, until its input ends or says so; what is under way goes on to its end first."""
-    place = config.snapshot_dir(directory)
+    place = config.named_directory(directory)
     vms = discovery.discover() if names else ()
     remote.ensure()
     service = Service(place, [discovery.resolve(name, vms) for name in names])

@@ -17,7 +17,7 @@ HEAD = ("VM", "SAVED", "SIZE", "STOPPED", "HOW", "QEMU", "MACHINE", "STATE", "FI
 
 def show(directory: str | None, *, as_json: bool) -> int:
     """Print what is in the snapshot directory. Raises StoreError for one that cannot be read."""
-    found = shelf.look(Path(config.snapshot_dir(directory)))
+    found = shelf.look(config.named_directory(directory))
     if found.trouble:
         raise StoreError(f"cannot read {printable(found.directory, 300)}: {found.trouble}")
     if as_json:

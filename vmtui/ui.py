@@ -40,7 +40,7 @@ def show(names: Sequence[str], *, directory: str | None = None, read_only: bool 
     chosen = settings.read()
     vms = discovery.discover() if names else ()
     remote.ensure()
-    service = Service(config.snapshot_dir(directory), [discovery.resolve(name, vms) for name in names])
+    service = Service(config.named_directory(directory), [discovery.resolve(name, vms) for name in names])
     outlives = not remote.is_inside()
     app = VmtuiApp(service, read_only=read_only, outlives=outlives, settings=chosen, keep=keep)
     for number in (signal.SIGHUP, signal.SIGTERM):

@@ -332,6 +332,11 @@ def test_a_place_where_nothing_is_in_the_way_has_no_problem(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [], "looking makes nothing"
 
 
+def test_a_directory_that_was_named_must_be_there(tmp_path: Path) -> None:
+    assert "mkdir -p" in survey(tmp_path / "a b" / "vm.vmstate", makes_directory=False).problem
+    assert survey(tmp_path / "vm.vmstate", makes_directory=False).problem == ""
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

@@ -90,6 +90,47 @@ def test_jobs_are_listed_in_their_order_each_by_its_vm_and_with_a_file_only_wher
     assert second.endswith(f"  {tmp_path / 'second'}")
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (("down", "nosuch"), 1, "no such guest: nosuch. There is: none"),
+        (("crash", "nosuch"), 1, "no such guest: nosuch"),
+        (("up", "--qemu", "/nope"), 1, "/nope is not there or cannot be run: install"),
+        (("up", "--name", "a/../b"), 1, "'a/../b' is no name for a guest"),
+        (("up", "--name", "a", "--name", "b"), 2, "--name is for one"),
+    ],
+)
+def test_what_is_asked_of_the_lab_by_mistake_is_told_in_a_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], code: int, says: str
+) -> None:
+    monkeypatch.setenv("VMTUI_LAB_DIR", str(tmp_path / "lab"))
+    ended, out, err = run("lab", *command)
+    assert (ended, out) == (code, "")
+    assert err.startswith("vmtui: ")
+    assert says in err
+    assert "bug" not in err
+
+
+@pytest.mark.parametrize("command", ["save", "check", "dump"])
+@pytest.mark.parametrize("place", [("--output", "nowhere/vm.vmstate"), ("--dir", "nowhere")])
+def test_a_directory_that_was_named_and_is_not_there_is_refused(
+    run: Run, qemu: FakeQemu, tmp_path: Path, command: str, place: tuple[str, str]
+) -> None:
+    option, name = place
+    code, out, err = run(command, qemu.address, option, tmp_path / name)
+    assert (code, err) == (4 if command == "check" else 7, "")
+    assert f"there is no directory {tmp_path / 'nowhere'}: make it first (mkdir -p {tmp_path / 'nowhere'})" in out
+    assert not [name for name in CHANGING if qemu.commands(name)]
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("command", [("snapshots",), ("ui", "--plain")])
+def test_nothing_is_shown_of_a_directory_that_is_not_there(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    code, out, err = run(*command, "--dir", tmp_path / "nowhere")
+    assert (code, out) == (7, "")
+    assert f"there is no directory {tmp_path / 'nowhere'}" in err
+
+
 def documented(heading: str) -> set[str]:
     """The members that a table of docs/headless.md promises."""
     text = (ROOT / "docs" / "headless.md").read_text().split(heading, 1)[1]
@@ -272,9 +313,12 @@ def test_a_place_where_no_file_can_be_made_gives_seven(
     assert not qemu.commands(*CHANGING)
 
 
-def test_a_directory_that_is_missing_is_made_for_its_owner_alone(run: Run, qemu: FakeQemu, tmp_path: Path) -> None:
-    assert run("save", qemu.address, "--output", tmp_path / "a" / "b" / "vm.vmstate")[0] == 0
-    assert files(tmp_path / "a" / "b") == ["vm.vmstate", "vm.vmstate.json"]
+def test_the_default_directory_is_made_for_its_owner_alone(
+    run: Run, qemu: FakeQemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VMTUI_SNAPSHOT_DIR", str(tmp_path / "a" / "b"))
+    assert run("save", qemu.address)[0] == 0
+    assert len(files(tmp_path / "a" / "b")) == 2
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
 
 

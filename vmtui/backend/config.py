@@ -1,11 +1,14 @@
 """Where do saved states, journals and locks live?"""
 
 import os
+import shlex
 import tempfile
 import time
 from pathlib import Path
 
+from vmtui.backend.core.errors import StoreError
 from vmtui.backend.core.naming import default_name
+from vmtui.backend.core.text import printable
 from vmtui.backend.simulated import DIRECTORY
 
 
@@ -21,6 +24,20 @@ def snapshot_dir(given: str | None = None) -> Path:
     """`--dir`, else VMTUI_SNAPSHOT_DIR, else the default."""
     chosen = given or os.environ.get("VMTUI_SNAPSHOT_DIR")
     return Path(chosen).absolute() if chosen else state_home() / "snapshots"
+
+
+def named_directory(given: str | None) -> Path:
+    """As `snapshot_dir`. Raises StoreError where somebody named a directory that is not there."""
+    directory = snapshot_dir(given)
+    if given and not directory.exists():
+        raise StoreError(f"{missing_directory(directory)}, or name another")
+    return directory
+
+
+def missing_directory(directory: Path) -> str:
+    """Only the default directory is made by itself: any other that is missing was mistyped, or is not mounted."""
+    shown = printable(str(directory), 300)
+    return f"there is no directory {shown}: make it first (mkdir -p {printable(shlex.quote(str(directory)), 300)})"
 
 
 def default_output(directory: Path, vm: str, ending: str = "vmstate") -> Path:

@@ -546,8 +546,11 @@ class Session:
 
     async def _do(self, action: Action) -> commands.Learned | None:
         match action:
-            case Survey(path):
-                return Surveyed(await asyncio.to_thread(store.survey, Path(path), self._resident()))
+            case Survey(path, makes_directory):
+                resident = self._resident()
+                return Surveyed(
+                    await asyncio.to_thread(store.survey, Path(path), resident, makes_directory=makes_directory)
+                )
             case Reserve(path):
                 await asyncio.to_thread(self._reserve, Path(path))
             case Verify(dump):

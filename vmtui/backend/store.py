@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from vmtui.backend import config
 from vmtui.backend.config import lock_dir, private_directory, sync_directory
 from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.model import FileReport, Place
@@ -40,10 +41,14 @@ NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 NAME_LIMIT = 255 - len(PARTIAL + SUFFIX)
 
 
-def survey(path: Path, resident: int = 0) -> Place:
-    """What keeps a state from being written to `path`, and how much room there is; nothing is changed."""
+def survey(path: Path, resident: int = 0, *, makes_directory: bool = True) -> Place:
+    """What keeps a state from being written to `path`, and how much room there is; nothing is changed.
+
+    `makes_directory`: one that is missing is no problem.
+    """
     try:
-        return Place(str(path), _problem(path), _free(path.parent), resident)
+        missing = "" if makes_directory or path.parent.exists() else config.missing_directory(path.parent)
+        return Place(str(path), _problem(path) or missing, _free(path.parent), resident)
     except OSError as error:
         return Place(str(path), f"cannot look at {_shown(path)}: {os.strerror(error.errno or 0)}", 0, resident)
 

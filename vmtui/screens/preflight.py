@@ -185,7 +185,14 @@ class PreflightScreen(ShowingScreen):
             then=Then(self._chosen("#then")),
             unplug_timeout=timeout if timeout is not None else 30.0,
             on_stuck=OnStuck(self._chosen("#stuck")),
+            makes_directory=self._is_in_the_snapshot_directory,
         )
+
+    @property
+    def _is_in_the_snapshot_directory(self) -> bool:
+        """Any other directory was typed."""
+        directory = self._shown.fleet.shelf.directory if self._shown else ""
+        return PurePosixPath(self._path).parent == PurePosixPath(directory)
 
     def _chosen(self, which: str) -> str:
         return str(self.query_one(which, Select).value)

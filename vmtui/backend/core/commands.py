@@ -47,6 +47,8 @@ class Survey(msgspec.Struct, frozen=True, tag="survey"):
     """Look at where the file is to go; changes nothing."""
 
     path: str
+    makes_directory: bool = True
+    """A directory that is missing is no problem."""
 
 
 class Reserve(msgspec.Struct, frozen=True, tag="reserve"):

@@ -289,6 +289,8 @@ class Options(msgspec.Struct, frozen=True):
     """While it is saved a panic stops the guest, where it would have ended QEMU."""
     dump_format: str = ""
     """As dump-guest-memory names it; empty = vmtui chooses."""
+    makes_directory: bool = True
+    """The output's directory is made where it is missing: not one that the user named."""
 
 
 class Level(StrEnum):

@@ -56,6 +56,7 @@ def check_of(options: Options) -> Options:
         strategy=options.strategy,
         then=options.then,
         panic_guard=options.panic_guard,
+        makes_directory=options.makes_directory,
     )
 
 

@@ -81,6 +81,7 @@ def up(
 
     None is left if one fails. Raises LabError.
     """
+    new_names(name, count, frozenset())  # before anything is fetched for it
     found = _Ingredients.gather(spec, say)
     started: list[LabVm] = []
     try:
