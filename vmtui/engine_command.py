@@ -13,6 +13,7 @@ from vmtui.backend.core.errors import Exit, StoreError, VmtuiError
 from vmtui.backend.core.fleet import VmView
 from vmtui.backend.core.text import printable
 from vmtui.backend.remote import Remote, is_inside, is_running
+from vmtui.backend.unfinished import unfinished_journals
 from vmtui.backend.wire import Welcome
 
 LOG_LINES = 50
@@ -27,10 +28,14 @@ def status(*, as_json: bool) -> int:
     """0 while it runs, 1 when it does not."""
     pid = server.pid_of_engine()
     if pid is None or not is_running():
-        ending = {"running": False, "ending": pid is not None, "inside": is_inside()}
-        text = "it runs no longer for front ends, and ends once nothing is under way" if pid else "not running; it is " \
-               "started when it is needed"  # fmt: skip
-        print(json.dumps(ending) if as_json else text)
+        left = unfinished_journals() if pid is None else ()
+        if as_json:
+            known = {"running": False, "ending": pid is not None, "inside": is_inside()}
+            print(json.dumps({**known, "unfinished": [each.path.stem for each in left]}))
+        else:
+            print("it is just ending" if pid else "not running; it is started when it is needed")
+            for each in left:
+                print(each.told)
         return Exit.FAILED
     asyncio.run(_status(as_json=as_json))
     return Exit.OK

@@ -253,9 +253,7 @@ def _tell_left(left: Unfinished, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(known))
         return
-    when = "before this host was started anew" if left.rebooted else f"in the phase {work.phase}"
-    print(f"{left.path.stem}  {printable(vm.shown, 60)}: a {work.options.goal} was ended {when}; it is gone on with, or "
-          "undone, by vmtui recover")  # fmt: skip
+    print(f"{left.told} (job {left.path.stem})")
 
 
 async def _recovered(found: tuple[Unfinished, ...], *, as_json: bool) -> list[int]:

@@ -523,6 +523,11 @@ def test_what_an_engine_left_is_told_and_recovered_by_hand(path: Path) -> None:
         engine_is_gone()
         qemu.hook = None
         assert json.loads(vmtui("jobs", "--json")[1])["state"] == "unfinished"
+        code, out, _err = vmtui("engine")
+        assert code == 1
+        assert "a save is unfinished, broken off in the phase pause, and its guest may stand paused until then" in out
+        assert json.loads(vmtui("engine", "status", "--json")[1])["unfinished"] == [each.stem for each in jobs_of()]
+        assert "vmtui recover finishes or undoes it" in vmtui("recover", "--dry-run")[1]
         code, out, _err = vmtui("recover", "--dry-run", "--json")
         assert (code, json.loads(out)["goal"]) == (0, "save")
         assert server.pid_of_engine() is None, "a look starts nothing"

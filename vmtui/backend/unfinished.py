@@ -12,9 +12,9 @@ from vmtui.backend.config import journal_dir
 from vmtui.backend.core.commands import Action
 from vmtui.backend.core.errors import StoreError, UsageError
 from vmtui.backend.core.events import AnyEvent
-from vmtui.backend.core.model import Vm
+from vmtui.backend.core.model import Phase, Vm
 from vmtui.backend.core.recovery import OtherRules, recovered
-from vmtui.backend.core.state import State
+from vmtui.backend.core.state import State, the_work
 from vmtui.backend.core.text import printable
 from vmtui.backend.discovery import Address, Peer, process, process_alive
 from vmtui.backend.journal import (
@@ -59,6 +59,17 @@ class Unfinished:
     @property
     def lock_key(self) -> str:
         return lock_key(self.state.vm.pid, self.head.key)
+
+    @property
+    def told(self) -> str:
+        """What is unfinished, how the guest is, and what to do."""
+        work, vm = the_work(self.state), self.state.vm
+        what = f"{printable(vm.shown, 60)}: a {work.options.goal} is unfinished"
+        if self.rebooted:
+            return f"{what} from before this host was started anew: vmtui recover keeps its file if whole, or removes it"
+        stands = vm.runstate != "running" or work.phase is Phase.PAUSE
+        guest = "its guest may stand paused until then" if stands else "its guest ran when it was last heard of"
+        return f"{what}, broken off in the phase {work.phase}, and {guest}: vmtui recover finishes or undoes it"
 
     def peer(self) -> Peer | None:
         """QEMU's process, also if it has ended; None where the journal does not name it for good."""
