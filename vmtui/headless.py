@@ -524,9 +524,15 @@ def live_line(view: VmView, since: Pace | None) -> str:
     return "  ".join(parts)
 
 
+def _headline(view: VmView) -> str:
+    """It begins with who speaks: the VM's name, or vmtui where no VM was reached."""
+    line = words.headline(view.state)
+    return f"vmtui: {line}" if line == words.ending(view.state) else line
+
+
 def ending(view: VmView) -> str:
     """The last lines: what happened, and the card of proved facts."""
-    lines = [words.headline(view.state)]
+    lines = [_headline(view)]
     lines += [f"  {word:9} {text}" for word, text in words.proof(view.state)]
     return "\n".join(lines) + "\n"
 
@@ -555,7 +561,7 @@ class CheckPrinter(LinePrinter):
         assert work is not None
         self.blocked = work.blocked
         if work.failure is not None:
-            self._out.write(words.headline(view.state) + "\n")
+            self._out.write(_headline(view) + "\n")
             return
         self._out.write(
             f"{printable(vm.shown)}  {printable(vm.runstate)}, QEMU {vm.qemu}, {printable(vm.machine)}, "

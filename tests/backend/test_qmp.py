@@ -179,7 +179,7 @@ def test_a_socket_that_is_not_there(path: Path) -> None:
 
 def test_a_file_that_is_no_socket(path: Path) -> None:
     path.write_text("")
-    assert "nobody listens there" in why_unreachable(Address("unix", path=str(path)))
+    assert "that is no socket; name a VM" in why_unreachable(Address("unix", path=str(path)))
 
 
 def test_a_socket_that_was_left_behind(path: Path) -> None:

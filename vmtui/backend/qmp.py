@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -119,7 +120,13 @@ class Monitor:
         except AssertionError as error:  # qemu.qmp's: the session was over before it could say that it had begun
             raise Unreachable(f"{self.address} broke off at once: {await self.close() or 'no reason was given'}") from error
         except OSError as error:
-            raise Unreachable(f"cannot connect to {self.address}: {_os_reason(error)}") from error
+            raise Unreachable(f"cannot connect to {self.address}: {self._why_not(error)}") from error
+
+    def _why_not(self, error: OSError) -> str:
+        """Linux refuses a file that is no socket as it refuses a socket where nobody listens."""
+        if error.errno == errno.ECONNREFUSED and self.fd_passing and _is_other_than_a_socket(self.address.path):
+            return _HINTS[errno.ENOTSOCK]
+        return _os_reason(error)
 
     async def _busy(self) -> str:
         client = await asyncio.to_thread(holder, self.address.path) if self.fd_passing else None
@@ -248,8 +255,12 @@ _HINTS = {
     errno.EACCES: "permission denied; run vmtui as the user that QEMU runs as, or as root",
     errno.EPERM: "permission denied; run vmtui as the user that QEMU runs as, or as root",
     errno.EAGAIN: "another client holds this monitor, and more are waiting",
-    errno.ENOTSOCK: "that is not a socket",
+    errno.ENOTSOCK: "that is no socket; name a VM (vmtui list shows them) or its QMP socket",
 }
+
+
+def _is_other_than_a_socket(path: str) -> bool:
+    return Path(path).exists() and not Path(path).is_socket()
 
 
 def _os_reason(error: OSError) -> str:
