@@ -220,6 +220,23 @@ def _add_ui(commands: Any) -> None:
 def _ui(given: argparse.Namespace) -> int:
     from vmtui.backend.core.errors import UsageError
 
+    try:
+        return _shown(given)
+    except UsageError as error:
+        raise UsageError(f"{error}{_meant_command(given.vm)}") from error
+
+
+def _meant_command(words: list[str]) -> str:
+    """For `vmtui savee web1`, which asks for a VM called savee."""
+    import difflib
+
+    near = difflib.get_close_matches(words[0], sorted(_command_names(build_parser())), 1, 0.75) if words else []
+    return f"\nDid you mean the command {near[0]}: vmtui {_printable(' '.join([near[0], *words[1:]]))}" if near else ""
+
+
+def _shown(given: argparse.Namespace) -> int:
+    from vmtui.backend.core.errors import UsageError
+
     if given.plain or os.environ.get("TERM") == "dumb":
         from vmtui import plain
 

@@ -1,7 +1,9 @@
 """What has the user set: theme, the host's colour, keys? Read from a TOML file."""
 
+import difflib
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +42,30 @@ def read(file: Path | None = None) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {printable(str(file), 300)}: {error}") from error
     try:
-        settings = msgspec.convert(_parsed(text), Settings)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise UsageError(f"{printable(str(file), 300)}: {printable(str(error), 300)}") from error
+        parsed = tomllib.loads(text)
+        settings = msgspec.convert(parsed, Settings)
+    except tomllib.TOMLDecodeError as error:
+        raise _wrong(file, printable(str(error), 300)) from error
+    except msgspec.ValidationError as error:
+        raise _wrong(file, _unknown(parsed) or printable(str(error), 300)) from error
     if settings.theme not in ("", *THEMES):
-        raise UsageError(f"{printable(str(file), 300)}: theme is one of {', '.join(THEMES)}")
+        raise _wrong(file, f"theme is one of {', '.join(THEMES)}{_near(settings.theme, THEMES)}")
     return settings
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    return tomllib.loads(text)
+def _wrong(file: Path, why: str) -> UsageError:
+    """With other keys than somebody set, a key could do what nobody wants."""
+    shown = printable(str(file), 300)
+    return UsageError(f"{shown}: {why}. The terminal UI is not started; correct that file, or use vmtui --plain")
+
+
+def _unknown(parsed: dict[str, Any]) -> str:
+    known = Settings.__struct_fields__
+    return next(
+        (f"there is no setting {printable(each, 60)!r}{_near(each, known)}" for each in parsed if each not in known), ""
+    )
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""

@@ -13,7 +13,8 @@ import pytest
 
 from tests.backend.fake_qmp import FakeQemu, Hook, Message, saying, stream
 from tests.backend.mounts import mounted
-from vmtui import headless
+from vmtui import headless, settings
+from vmtui.backend.core.errors import UsageError
 from vmtui.backend.core.model import Options
 from vmtui.backend.core.sim import Scenario
 from vmtui.backend.discovery import FoundVm
@@ -219,6 +220,33 @@ def test_a_completion_script_is_printed(run: Run) -> None:
     assert "--unplug-timeout" in out
 
 
+@pytest.mark.parametrize("more", [(), ("--plain",)])
+def test_a_command_that_was_mistyped_is_taken_for_one(run: Run, more: tuple[str, ...]) -> None:
+    code, out, err = run("savee", "nu1", *more)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "Did you mean the command save: vmtui save nu1"
+    assert "Did you mean" not in run("web1", *more)[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('thme = "light"', "there is no setting 'thme'; did you mean theme?"),
+        ('theme = "lihgt"', "theme is one of dark, light, contrast, mono; did you mean light?"),
+        ("theme = 3", "Expected `str`, got `int`"),
+        ("theme", "at line 1"),
+    ],
+)
+def test_what_is_wrong_in_the_settings_is_told_with_the_file_and_what_follows(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as raised:
+        settings.read(file)
+    assert str(raised.value).startswith(f"{file}: ")
+    assert says in str(raised.value)
+    assert "The terminal UI is not started; correct that file" in str(raised.value)
+
+
 def test_without_a_command_the_help_goes_to_stderr(run: Run) -> None:
     for arguments in ((), ("lab",)):
         code, out, err = run(*arguments)
@@ -239,6 +267,8 @@ def refused(outcome: tuple[int, str, str], code: int, why: str) -> None:
 
 def test_a_socket_that_is_not_there_gives_three(run: Run, path: Path) -> None:
     refused(run("save", path), 3, "no such socket; is the VM running?; nothing was touched")
+    for command in ("save", "check"):
+        assert run(command, path)[1].splitlines()[-1].startswith("vmtui: cannot connect to unix:")
     code, out, err = run("save", path, "--json")
     assert (code, said(out)[-1]["outcome"], said(out)[-1]["exit_code"]) == (3, "failed", 3)
     assert "no such socket" in err
