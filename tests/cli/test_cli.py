@@ -234,7 +234,7 @@ def test_a_command_that_was_mistyped_is_taken_for_one(run: Run, more: tuple[str,
         ('thme = "light"', "there is no setting 'thme'; did you mean theme?"),
         ('theme = "lihgt"', "theme is one of dark, light, contrast, mono; did you mean light?"),
         ("theme = 3", "Expected `str`, got `int`"),
-        ("theme", "at line 1"),
+        ("theme = !\n", "(at line 1, column 9)"),
     ],
 )
 def test_what_is_wrong_in_the_settings_is_told_with_the_file_and_what_follows(tmp_path: Path, text: str, says: str) -> None:
