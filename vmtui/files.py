@@ -64,7 +64,9 @@ def restore(path: Path, *, only_print: bool, cont: bool, as_json: bool) -> int:
     if only_print:
         for note in plan.command.notes:
             sys.stderr.write(f"note: {printable(note)}\n")
-        print(shell_line((*plan.manifest.host.launcher, *plan.command.argv), plan.manifest.host.cwd))
+        restoring.not_started(plan)
+        line = shell_line((*plan.manifest.host.launcher, *plan.command.argv), plan.manifest.host.cwd)
+        print(f"mkdir -p -m 700 {printable(shlex.quote(str(plan.directory)), 300)} && {line}")
         sys.stderr.write(_by_hand(plan))
         return Exit.OK
     restored = asyncio.run(restoring.restore(plan, cont=cont))

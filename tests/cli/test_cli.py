@@ -4,6 +4,7 @@ import io
 import json
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -218,6 +219,25 @@ def test_a_completion_script_is_printed(run: Run) -> None:
     code, out, err = run("completion", "bash")
     assert (code, err) == (0, "")
     assert "--unplug-timeout" in out
+
+
+def test_a_command_that_is_only_printed_makes_its_directory_itself(
+    run: Run, qemu: FakeQemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "vm.vmstate"
+    assert run("save", qemu.address, "--output", file)[0] == 0
+    manifest = json.loads(Path(f"{file}.json").read_text())
+    argv = ["/bin/true", "-name", "vm", "-qmp", "unix:/run/vm.qmp,server=on,wait=off"]
+    Path(f"{file}.json").write_text(json.dumps({**manifest, "argv": argv, "machine": ""}))
+    with tempfile.TemporaryDirectory(prefix="vr-") as short:  # for a socket's path
+        monkeypatch.setenv("VMTUI_RUNTIME_DIR", short)
+        runtime = Path(short, "vmtui")
+        code, out, err = run("restore", "--print", file)
+        assert code == 0, err
+        directory = re.match(rf"mkdir -p -m 700 ({runtime}/vmtui-\w+) && ", out)
+        assert directory
+        assert f"{directory[1]}/" in out
+        assert not list(runtime.iterdir())
 
 
 @pytest.mark.parametrize("more", [(), ("--plain",)])

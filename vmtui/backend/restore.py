@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,10 @@ LOAD_STALL = 60.0
 ENVIRONMENT = frozenset({"QEMU_MODULE_DIR", "LD_LIBRARY_PATH"})
 """What a manifest may set: where QEMU finds its own parts."""
 FD_NAME = "vmtui-restore"
+PREFIX = "vmtui-"
+JUST_MADE = 60.0
+"""Seconds within which a directory may be one whose QEMU has not opened its monitor yet: more than START_LIMIT."""
+SOCKETS = Path("/proc/net/unix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class Plan:
     manifest: Manifest
     command: RestoreCommand
     directory: Path
+    """Of the restored VM's sockets and logs."""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -73,14 +81,39 @@ def plan(path: Path) -> Plan:
     _present(manifest)
     alive = any(vm.argv == manifest.argv for vm in discovery.discover())
     name = f"{manifest.name or 'vm'}-restored" if alive else manifest.name
-    directory = Path(tempfile.mkdtemp(prefix="vmtui-", dir=private_directory(runtime_dir())))
+    directory = _own_directory()
     command = cmdline.for_restore(manifest.argv, name=name, directory=str(directory), original_alive=alive)
     if manifest.background and "-S" not in command.argv:
         command = RestoreCommand((*command.argv, "-S"), command.qmp_path, command.problems, command.notes)
+    made = Plan(path, manifest, command, directory)
     if command.problems:
-        directory.rmdir()
+        not_started(made)
         raise RefusedError("cannot be restored here: " + "; ".join(map(printable, command.problems)))
-    return Plan(path, manifest, command, directory)
+    return made
+
+
+def not_started(plan: Plan) -> None:
+    """The directory goes again."""
+    plan.directory.rmdir()
+
+
+def _own_directory() -> Path:
+    parent = private_directory(runtime_dir())
+    sweep(parent)
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+
+
+def sweep(parent: Path, older_than: float = JUST_MADE) -> None:
+    """Remove what restored VMs left that have ended: directories, so many seconds old, with no socket of a process.
+
+    Raises nothing.
+    """
+    with suppress(OSError):
+        sockets = SOCKETS.read_text(encoding="utf-8", errors="surrogateescape")
+        for directory in parent.glob(f"{PREFIX}*"):
+            age = time.time() - directory.lstat().st_mtime
+            if age >= older_than and not directory.is_symlink() and f" {directory}/" not in sockets:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _manifest(path: Path) -> Manifest:
