@@ -2,12 +2,9 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +31,6 @@ LOAD_STALL = 60.0
 ENVIRONMENT = frozenset({"QEMU_MODULE_DIR", "LD_LIBRARY_PATH"})
 """What a manifest may set: where QEMU finds its own parts."""
 FD_NAME = "vmtui-restore"
-PREFIX = "vmtui-"
-JUST_MADE = 60.0
-"""Seconds within which a directory may be one whose QEMU has not opened its monitor yet: more than START_LIMIT."""
-SOCKETS = Path("/proc/net/unix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +91,7 @@ def not_started(plan: Plan) -> None:
 
 
 def _own_directory() -> Path:
-    parent = private_directory(runtime_dir())
-    sweep(parent)
-    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-
-
-def sweep(parent: Path, older_than: float = JUST_MADE) -> None:
-    """Remove what restored VMs left that have ended: directories, so many seconds old, with no socket of a process.
-
-    Raises nothing.
-    """
-    with suppress(OSError):
-        sockets = SOCKETS.read_text(encoding="utf-8", errors="surrogateescape")
-        for directory in parent.glob(f"{PREFIX}*"):
-            age = time.time() - directory.lstat().st_mtime
-            if age >= older_than and not directory.is_symlink() and f" {directory}/" not in sockets:
-                shutil.rmtree(directory, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="vmtui-", dir=private_directory(runtime_dir())))
 
 
 def _manifest(path: Path) -> Manifest:
