@@ -405,7 +405,7 @@ class LinePrinter:
         for phase, at in work.timeline[self._known :]:
             self._known += 1
             if phase is not Phase.DONE:
-                self._phase(view, phase, at - work.started)
+                self._phase(view, phase, at)
 
     def _tell_plan(self, work: Workflow) -> None:
         if self._told or work.phase is Phase.PREFLIGHT:
@@ -417,8 +417,9 @@ class LinePrinter:
             if each.level is Level.WARNING or each.code in TOLD_BEFORE:
                 self._out.write(words.finding_line(each.level, each.text, each.remedy) + "\n")
 
-    def _phase(self, view: VmView, phase: Phase, since: float) -> None:
-        self._out.write(f"{since:8.3f} s  {phase:9} {words.MEANING[phase]}{words.status_word(view.state, phase)}\n")
+    def _phase(self, view: VmView, phase: Phase, at: float) -> None:
+        status = words.status_word(view.state, view.log, phase, at)
+        self._out.write(f"{_since(view, at):8.3f} s  {phase:9} {words.MEANING[phase]}{status}\n")
 
     def tick(self, view: VmView, now: float) -> None:
         pass
@@ -430,6 +431,10 @@ class LinePrinter:
         self._out.write(ending(view))
 
 
+def _since(view: VmView, at: float) -> float:
+    return at - view.state.work.started if view.state.work is not None else 0.0
+
+
 class LivePrinter(LinePrinter):
     """For a terminal: one line that moves, and a line that stays for each phase that is over."""
 
@@ -438,9 +443,9 @@ class LivePrinter(LinePrinter):
         self._pace: Pace | None = None
         self._drawn = 0.0
 
-    def _phase(self, view: VmView, phase: Phase, since: float) -> None:
+    def _phase(self, view: VmView, phase: Phase, at: float) -> None:
         self._clear()
-        self._out.write(f"{since:8.3f} s  {phase:9} {words.MEANING[phase]}\n")
+        self._out.write(f"{_since(view, at):8.3f} s  {phase:9} {words.MEANING[phase]}\n")
         self._drawn = 0.0
 
     def _tell_plan(self, work: Workflow) -> None:

@@ -455,6 +455,8 @@ class Workflow(msgspec.Struct, frozen=True):
     dump_format: str = ""
     dump_before: str = ""
     """The status of the dump before ours, when ours was sent."""
+    status: str = "none"
+    """What QEMU said last of the migration that makes the file: what it says later is about bringing the card back."""
     fd_passed: bool = False
     fdset: int | None = None
     """The fd set that holds the file."""

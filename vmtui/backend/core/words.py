@@ -105,12 +105,14 @@ def phase_line(state: State) -> str:
     return MEANING[work.phase]
 
 
-def status_word(state: State, phase: Phase) -> str:
-    return status_of(state.vm.migration.status, phase)
+def status_word(state: State, log: tuple[Record, ...], phase: Phase, at: float) -> str:
+    """QEMU's own word of this save's migration when the phase began, as far as the log goes back."""
+    told = (each.data.get("status") for each in reversed(log) if each.kind == "phase" and each.at == at)
+    return status_of(str(next(told, the_work(state).status)), phase)
 
 
 def status_of(status: str, phase: str) -> str:
-    """QEMU's own word, in the phases in which it is about this save; later it is about bringing the card back."""
+    """QEMU's own word, in the phases in which it tells something new."""
     ours = phase in (Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL, Phase.FINISH)
     return f" (migration {printable(status, 40)})" if ours and status != "none" else ""
 

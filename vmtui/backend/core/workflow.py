@@ -444,11 +444,18 @@ def _mark(before: State, state: State) -> State:
     work = replace(work, marks=replace(marks, **changes)) if changes else work
     if work.sent is not Sent.NO and (share := _share(work, vm)) is not None:
         work = replace(work, done_share=max(work.done_share, min(share, 1.0)))
-    return replace(state, work=work)
+    state = replace(state, work=work)
+    if work.sent is not Sent.NO and work.phase in OF_THE_FILE and not is_.migrate_never_arrived(state):
+        state = replace(state, work=replace(work, status=vm.migration.status))
+    return state
 
 
 COPYING = frozenset({Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL})
 """Phases in which the migration that makes the file can come to its end."""
+
+
+OF_THE_FILE = COPYING | {Phase.FINISH}
+"""Phases in which QEMU's status is about that migration."""
 
 
 BEFORE_IT_IS_SAVED = COPYING | {Phase.PREPARE, Phase.DUMP}
