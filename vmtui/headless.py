@@ -21,7 +21,6 @@ from vmtui.backend.core import pace, verdict, words
 from vmtui.backend.core.errors import Exit, RefusedError, Unreachable, VmtuiError
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, VmView
 from vmtui.backend.core.model import Finding, Goal, Level, Options, Phase, Workflow
-from vmtui.backend.core.pace import Pace
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.text import printable
 from vmtui.backend.core.verdict import Kind
@@ -440,7 +439,6 @@ class LivePrinter(LinePrinter):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
-        self._pace: Pace | None = None
         self._drawn = 0.0
 
     def _phase(self, view: VmView, phase: Phase, at: float) -> None:
@@ -466,8 +464,7 @@ class LivePrinter(LinePrinter):
     def _draw(self, view: VmView) -> None:
         self._drawn = time.monotonic()
         self._clear()
-        self._pace = pace.pace(view.state, self._pace)
-        self._out.write(live_line(view, self._pace)[: shutil.get_terminal_size().columns - 1])
+        self._out.write(live_line(view)[: shutil.get_terminal_size().columns - 1])
 
     def _clear(self) -> None:
         self._out.write("\r\x1b[K")
@@ -496,16 +493,14 @@ class JsonEndPrinter(JsonPrinter):
         self._began = work.started if work is not None and self._began is None else self._began
 
 
-def live_line(view: VmView, since: Pace | None) -> str:
+def live_line(view: VmView) -> str:
     """The line that moves: phase, time in it, and what matters in it."""
     state = view.state
     work = state.work
     assert work is not None
     parts = [f"{work.phase:9} {max(state.now - work.entered, 0):6.1f} s"]
     parts.append(
-        words.progress_line(state, pace.rate(state, since))
-        if work.phase in pace.COPYING and not work.given_up
-        else words.phase_line(state)
+        words.progress_line(state) if work.phase in pace.COPYING and not work.given_up else words.phase_line(state)
     )
     if stood := words.stopped_line(state):
         parts.append(stood)

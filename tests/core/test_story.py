@@ -81,23 +81,32 @@ def test_a_proof_has_its_time() -> None:
     assert found.proved_at == story.view.state.vm.primaries[0].proved_at
 
 
-def test_a_front_end_that_comes_late_knows_the_same_rate() -> None:
-    story = Story(scenario=SLOW_DISK).until(phase(Phase.SAVE))
-    early = pace.pace(story.view.state)
-    story.until(copied(0.8))
-    state = story.view.state
-    assert pace.rate(state, pace.pace(state)) == pace.rate(state, pace.pace(state, early)) > 0
-
-
-def test_the_time_left_follows_a_change_of_the_bandwidth() -> None:
+def test_the_rate_and_the_time_left_are_those_of_the_last_seconds_not_of_the_whole_copy() -> None:
+    """Pages that hold nothing go by in no time: what they took says nothing about the others."""
     story = Story(scenario=Scenario(disk_speed=40e6)).until(copied(0.7))
-    before = pace.pace(story.view.state)
-    fast = pace.rate(story.view.state, before)
-    story.play.step(Tune(story.play.now, {"max-bandwidth": 1 << 20}))
-    after = pace.pace(story.view.state, before)
+    fast = pace.rate(story.view.state)
+    story.play.vm.parameters["max-bandwidth"] = 1_000_000  # by another monitor: the save is not told
+    story.play.vm.parameters_changed()
     now = story.play.now
-    story.until(lambda play: play.now > now + 3)
-    assert pace.rate(story.view.state, pace.pace(story.view.state, after)) < fast / 4
+    story.until(lambda play: play.now > now + 6)
+    state = story.view.state
+    assert pace.rate(state) == pytest.approx(fast / 40, rel=0.1)
+
+
+def test_the_time_left_follows_a_change_of_the_bandwidth_at_once() -> None:
+    story = Story(scenario=Scenario(disk_speed=40e6)).until(copied(0.7))
+    fast = pace.rate(story.view.state)
+    story.play.step(Tune(story.play.now, {"max-bandwidth": 1 << 20}))
+    now = story.play.now
+    story.until(lambda play: play.now > now + 1.5)
+    assert 0 < pace.rate(story.view.state) < fast / 4
+
+
+def test_every_front_end_shows_the_same_rate() -> None:
+    state = Story(scenario=SLOW_DISK).until(copied(0.5)).view.state
+    shown = f"{words.size(pace.rate(state))}/s"
+    assert shown in doing(state).word
+    assert shown in words.progress_line(state)
 
 
 def test_samples_are_of_this_copy_only_and_apart() -> None:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from vmtui.backend.core import conditions as is_
-from vmtui.backend.core import words
+from vmtui.backend.core import pace, words
 from vmtui.backend.core.fleet import Fleet, Host, Snapshot, VmView
 from vmtui.backend.core.model import Card, Fact, Link, Outcome, Phase, Primary, Vm
 from vmtui.backend.core.state import State, as_told
@@ -42,7 +42,7 @@ class Glance(msgspec.Struct, frozen=True):
     state: Said
     """The run state in QEMU's word, or how the monitor stands."""
     doing: Said
-    """Phase, share and rate of what is under way; else how the last save ended."""
+    """Phase, share and rate (of RAM) of what is under way; else how the last save ended."""
     card: Said
     memory: int
     """Bytes; 0 = not known."""
@@ -192,8 +192,8 @@ def _under_way(state: State) -> Said:
 
 
 def _rate(state: State) -> str:
-    mbps = state.vm.migration.mbps
-    return f" {words.size(mbps * 1e6 / 8)}/s" if mbps > 0 else ""
+    rate = pace.rate(state)
+    return f" {words.size(rate)}/s" if rate > 0 else ""
 
 
 _ENDED = {

@@ -488,6 +488,8 @@ class Workflow(msgspec.Struct, frozen=True):
     """Reading the file through should stop: the user cancelled."""
     done_share: float = 0.0
     """The most that was ever saved, 0 to 1: what a bar that never runs backwards shows."""
+    copied: tuple[tuple[float, float], ...] = ()
+    """When QEMU told of the copy in the last seconds, and `done_share` then: the rate is measured from the first to the last."""
     restarts: int = 0
     """How often a new engine has taken this over from its journal."""
     outcome: Outcome | None = None

@@ -157,12 +157,12 @@ def verdict_word(state: State) -> str:
     return str(found) if found in DEATHS else "slow"
 
 
-def progress_line(state: State, rate: float) -> str:
-    """Share, bytes, rate and time left of a save; `rate` in bytes of RAM a second."""
+def progress_line(state: State) -> str:
+    """Share, bytes, rate (of RAM) and time left of a copy."""
     work, total = the_work(state), pace.total(state)
     done = work.done_share * total
     line = f"{work.done_share:4.0%}  {size(done)} of {size(total)}"
-    if rate > 0:
+    if (rate := pace.rate(state)) > 0:
         left = (total - done) / rate
         line += f"  {size(rate)}/s  {seconds(left)} left"
     return line

@@ -444,10 +444,27 @@ def _mark(before: State, state: State) -> State:
     work = replace(work, marks=replace(marks, **changes)) if changes else work
     if work.sent is not Sent.NO and (share := _share(work, vm)) is not None:
         work = replace(work, done_share=max(work.done_share, min(share, 1.0)))
+        fact = Fact.DUMP if work.phase is Phase.DUMP else Fact.MIGRATION
+        if vm.seen.get(fact, at) != was.seen.get(fact):
+            work = replace(work, copied=_copied(work, at))
     state = replace(state, work=work)
     if work.sent is not Sent.NO and work.phase in OF_THE_FILE and not is_.migrate_never_arrived(state):
         state = replace(state, work=replace(work, status=vm.migration.status))
     return state
+
+
+COPIED_WITHIN = 5.0
+"""Seconds of a copy that its rate is measured over."""
+COPIED_APART = 0.4
+"""Seconds between those that are kept, but for the last."""
+
+
+def _copied(work: Workflow, at: float) -> tuple[tuple[float, float], ...]:
+    """With the present one, and without what is too old; of a copy that nobody looked at for longer only the last is left."""
+    kept = tuple(each for each in work.copied if each[0] >= at - COPIED_WITHIN) or work.copied[-1:]
+    if len(kept) > 1 and kept[-1][0] - kept[-2][0] < COPIED_APART:
+        kept = kept[:-1]
+    return (*kept, (at, work.done_share))
 
 
 COPYING = frozenset({Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL})
