@@ -319,6 +319,8 @@ class JsonPrinter:
         self._out = _Out(stream or sys.stdout)
         self._talk = _Out(sys.stderr)
         self._began: float | None = None
+        self._at = 0.0
+        """`t` of the last line."""
         self._number = 0
         self._share: tuple[float, int] | None = None
         self._findings: tuple[Finding, ...] = ()
@@ -328,12 +330,12 @@ class JsonPrinter:
         work = view.state.work
         assert work is not None
         self._began = work.started if self._began is None else self._began
-        if work.findings is not self._findings:
+        self._records(view)
+        if work.findings != self._findings:
             self._findings = work.findings
             for each in work.findings:
                 kind = "warning" if each.level is not Level.NOTE else "note"
                 self._line(view.state.now, kind, msgspec.to_builtins(each))
-        self._records(view)
         self._tell_verdict(view)
         self._progress(view, work)
 
@@ -352,10 +354,10 @@ class JsonPrinter:
         self._line(view.state.now, "verdict", said)
 
     def _progress(self, view: VmView, work: Workflow) -> None:
-        share = (work.done_share, _written(view))
-        if work.done_share > 0 and share != self._share:
-            self._share = share
-            numbers = {"share": round(work.done_share, 4), "written": share[1], "ram": pace.total(view.state)}
+        written = _written(view, work)
+        if written is not None and work.done_share > 0 and (work.done_share, written) != self._share:
+            self._share = work.done_share, written
+            numbers = {"share": round(work.done_share, 4), "written": written, "ram": pace.total(view.state)}
             self._line(view.state.now, "progress", numbers)
 
     def tick(self, view: VmView, now: float) -> None:
@@ -368,15 +370,21 @@ class JsonPrinter:
         self._line(view.state.now, "result", msgspec.to_builtins(result))
 
     def _line(self, at: float, kind: str, data: dict[str, Any]) -> None:
-        since = max(at - (self._began if self._began is not None else at), 0.0)
-        self._out.write(json.dumps({"t": round(since, 6), "kind": kind, **data}) + "\n")
+        """What is told late does not turn the time back."""
+        self._at = max(self._at, at - (self._began if self._began is not None else at))
+        self._out.write(json.dumps({"t": round(self._at, 6), "kind": kind, **data}) + "\n")
 
 
-def _written(view: VmView) -> int:
-    """Bytes. Of a dump QEMU tells only how much RAM went through it."""
-    state = view.state
-    dumps = state.work is not None and state.work.options.goal is Goal.DUMP
-    return state.vm.dump.completed if dumps else state.vm.migration.transferred
+def _written(view: VmView, work: Workflow) -> int | None:
+    """Bytes of the file; None while they are not known. Of a dump QEMU tells only how much RAM went through it.
+
+    When a save is complete QEMU's next numbers are of another migration: the file is asked then.
+    """
+    if work.options.goal is Goal.DUMP:
+        return view.state.vm.dump.completed
+    if work.done_share == 1:
+        return work.file.size if work.file is not None else None
+    return view.state.vm.migration.transferred if work.phase in pace.COPYING else None
 
 
 class LinePrinter:

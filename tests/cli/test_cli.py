@@ -89,10 +89,12 @@ def test_every_line_of_json_has_a_time_and_a_kind_and_the_last_is_the_promised_r
     assert {line["kind"] for line in lines} <= documented("`resume --json`")
     assert [line["kind"] for line in lines].index("result") == len(lines) - 1
     assert set(lines[-1]) == documented("\n`result`:") | {"t", "kind"}
+    assert [line["t"] for line in lines] == sorted(line["t"] for line in lines)
     assert [line["phase"] for line in lines if line["kind"] == "phase"][-1] == "done"
-    shares = [line["share"] for line in lines if line["kind"] == "progress"]
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
+    told = [(line["share"], line["written"]) for line in lines if line["kind"] == "progress"]
+    assert told == sorted(told)
+    assert told[-1] == (1, lines[-1]["bytes"])
+    assert all(written == lines[-1]["bytes"] for share, written in told if share == 1)
 
 
 def test_a_phase_tells_what_qemu_said_of_this_save_and_not_of_bringing_the_card_back(run: Run, qemu: FakeQemu) -> None:

@@ -6,11 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from tests.core.play import Play
-from tests.ui.vm_states import NEVER, SAVE, SLOW_DISK, Story, copied, in_phase, over, phase
+from tests.ui.vm_states import NEVER, SAVE, SLOW_DISK, Story, copied, fleet, in_phase, over, phase
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import pace, pair, possible, words
 from vmtui.backend.core.events import Tune
-from vmtui.backend.core.glance import Tone, card_of, doing
+from vmtui.backend.core.glance import Tone, card_of, detail, doing
 from vmtui.backend.core.model import Goal, Options, Phase, Strategy, Then
 from vmtui.backend.core.pace import Sample
 from vmtui.backend.core.sim import PAUSE_VM_10_0, Scenario
@@ -73,6 +73,13 @@ def test_a_card_that_was_let_go_is_not_called_plugged_and_has_no_proof_yet() -> 
     (found,) = pair.pairs(in_phase(Phase.SAVE).state)
     assert found.card.word == "out"
     assert found.proved_at is None
+
+
+def test_the_details_of_a_list_do_not_call_a_card_plugged_that_was_let_go() -> None:
+    view = in_phase(Phase.SAVE)
+    (told,) = [text for label, text, _tone in detail(view, fleet(view), view.state.now) if label == "card"]
+    assert told.startswith("primary0 out")
+    assert "plugged" not in told
 
 
 def test_a_proof_has_its_time() -> None:

@@ -259,12 +259,17 @@ def detail(view: VmView, fleet: Fleet, now: float) -> list[tuple[str, str, Tone 
             found.append(("guest", stood, Tone.WARN))
     elif doing(state).word:
         found += _last(as_told(state))
-    found += [("card", text, None) for _label, text in words.proof_of_cards(state)]
+    cards = zip(vm.primaries, words.proof_of_cards(state), strict=True)
+    found += [("card", _left(card) if has_left(state, card) else text, None) for card, (_label, text) in cards]
     if vm.machine or vm.memory:
         parts = [printable(vm.machine, 40), f"{words.size(vm.memory)} of RAM" if vm.memory else "", f"QEMU {vm.qemu}"]
         found.append(("machine", ", ".join(filter(None, parts)), None))
     found.append(("monitor", printable(vm.key, 300), None))
     return [(printable(label, 60), text, tone) for label, text, tone in found]
+
+
+def _left(card: Primary) -> str:
+    return f"{printable(card.device_id, 60)} out: the guest let it go for this; it is brought back at the end"
 
 
 def _last(state: State) -> list[tuple[str, str, Tone | None]]:

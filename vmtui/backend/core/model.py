@@ -489,7 +489,7 @@ class Workflow(msgspec.Struct, frozen=True):
     done_share: float = 0.0
     """The most that was ever saved, 0 to 1: what a bar that never runs backwards shows."""
     copied: tuple[tuple[float, float], ...] = ()
-    """When QEMU told of the copy in the last seconds, and `done_share` then: the rate is measured from the first to the last."""
+    """When QEMU told of the copy in the last seconds, and `done_share` then: from the first to the last is the rate."""
     restarts: int = 0
     """How often a new engine has taken this over from its journal."""
     outcome: Outcome | None = None

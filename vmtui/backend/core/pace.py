@@ -7,8 +7,6 @@ line of it keeps its own samples.
 from itertools import pairwise
 from typing import NamedTuple
 
-import msgspec
-
 from vmtui.backend.core.model import Fact, Goal, Phase
 from vmtui.backend.core.state import State
 

@@ -442,15 +442,22 @@ def _mark(before: State, state: State) -> State:
     if vm.link is Link.UP and was.link is not Link.UP:
         changes["lost"] = None
     work = replace(work, marks=replace(marks, **changes)) if changes else work
-    if work.sent is not Sent.NO and (share := _share(work, vm)) is not None:
+    return _told_of_the_file(before, replace(state, work=work))
+
+
+def _told_of_the_file(before: State, state: State) -> State:
+    """How far the copy is, how fast it goes, and QEMU's word for it."""
+    work, was, vm = the_work(state), before.vm, state.vm
+    if work.sent is Sent.NO:
+        return state
+    if (share := _share(work, vm)) is not None:
         work = replace(work, done_share=max(work.done_share, min(share, 1.0)))
         fact = Fact.DUMP if work.phase is Phase.DUMP else Fact.MIGRATION
-        if vm.seen.get(fact, at) != was.seen.get(fact):
-            work = replace(work, copied=_copied(work, at))
-    state = replace(state, work=work)
-    if work.sent is not Sent.NO and work.phase in OF_THE_FILE and not is_.migrate_never_arrived(state):
-        state = replace(state, work=replace(work, status=vm.migration.status))
-    return state
+        if vm.seen.get(fact, state.now) != was.seen.get(fact):
+            work = replace(work, copied=_copied(work, state.now))
+    if work.phase in OF_THE_FILE and not is_.migrate_never_arrived(state):
+        work = replace(work, status=vm.migration.status)
+    return replace(state, work=work)
 
 
 COPIED_WITHIN = 5.0
@@ -460,7 +467,7 @@ COPIED_APART = 0.4
 
 
 def _copied(work: Workflow, at: float) -> tuple[tuple[float, float], ...]:
-    """With the present one, and without what is too old; of a copy that nobody looked at for longer only the last is left."""
+    """With the present one, and without what is too old; where nobody looked for longer, only the last is left of it."""
     kept = tuple(each for each in work.copied if each[0] >= at - COPIED_WITHIN) or work.copied[-1:]
     if len(kept) > 1 and kept[-1][0] - kept[-2][0] < COPIED_APART:
         kept = kept[:-1]
