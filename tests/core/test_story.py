@@ -13,7 +13,7 @@ from vmtui.backend.core.events import Tune
 from vmtui.backend.core.glance import Tone, card_of, detail, doing
 from vmtui.backend.core.model import Goal, Options, Phase, Strategy, Then
 from vmtui.backend.core.pace import Sample
-from vmtui.backend.core.sim import PAUSE_VM_10_0, Scenario
+from vmtui.backend.core.sim import PAUSE_VM_10_0, CardState, Scenario
 from vmtui.backend.core.state import State
 from vmtui.backend.core.story import happening, steps, to_come
 
@@ -188,6 +188,45 @@ def test_of_a_qemu_that_does_not_answer_the_traffic_is_what_was_known_last() -> 
 
 def test_a_remedy_on_a_screen_is_a_key_and_no_command() -> None:
     assert words.on_screen("; vmtui resume VM tries once more") == "; Resume on the VM's screen tries once more"
+    assert words.on_screen("x; vmtui heal 'web 1' adds it") == "x; Resume on the VM's screen adds it"
+
+
+def proved(state: State) -> list[tuple[str, str]]:
+    return list(words.proof(state))
+
+
+def test_of_a_guest_that_panicked_the_remedy_comes_first_and_no_driver_is_said_to_run() -> None:
+    state = Story(scenario=Scenario(panics="wait-unplug", panic_action="pause", unplug_delay=None)).until(over).view.state
+    first, *others = proved(state)
+    assert first == ("note", "the guest has panicked; take a core dump (vmtui dump vm), then reset it")
+    told = dict(others)
+    assert told["guest"] == "guest-panicked, stopped since it panicked"
+    assert told["card"].startswith("primary0 plugged, proved")
+    assert "driver" not in told["card"]
+    assert not any("may still answer" in text for _word, text in others)
+
+
+def test_of_a_guest_that_may_still_answer_the_command_that_helps_then_is_told_by_its_name() -> None:
+    state = Story(scenario=NEVER).until(over).view.state
+    (told,) = [text for word, text in proved(state) if word == "note" and "may still answer" in text]
+    assert told.endswith("vmtui heal vm adds it again")
+
+
+def test_a_guest_that_stays_paused_is_said_to_be_paused_with_what_lets_it_run() -> None:
+    state = Story(options=replace(SAVE, then=Then.STAY_PAUSED)).until(over).view.state
+    assert dict(proved(state))["guest"] == "paused (QEMU calls it postmigrate); vmtui resume vm lets it run"
+
+
+def test_of_a_qemu_that_was_to_end_nothing_is_said_that_reads_like_a_failure() -> None:
+    state = Story(options=replace(SAVE, then=Then.QUIT)).until(over).view.state
+    assert [word for word, _text in proved(state)] == ["file", "guest"]
+    assert dict(proved(state))["guest"] == "QEMU has ended, as it was to after the save"
+
+
+def test_the_reason_for_a_strategy_does_not_contradict_the_findings() -> None:
+    state = Story(scenario=Scenario(card=CardState.OUT), options=replace(SAVE, goal=Goal.CHECK)).until(over).view.state
+    assert state.work is not None
+    assert state.work.why == "its failover card is not plugged: the guest has nothing to unplug"
 
 
 def test_a_vm_that_is_paused_can_be_resumed_and_one_that_runs_with_its_card_needs_it_not() -> None:

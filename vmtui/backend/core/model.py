@@ -413,6 +413,8 @@ class Marks(msgspec.Struct, frozen=True):
     lost: float | None = None
     """The monitor's connection broke and is not back."""
     bytes_at_stop: int | None = None
+    back: float | None = None
+    """The cards were proved to be plugged again; what their driver needs is counted from there."""
 
 
 DUMP_STANDS = "save-vm"

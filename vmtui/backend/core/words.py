@@ -3,6 +3,7 @@
 All text that comes from outside is made printable here.
 """
 
+import re
 import shlex
 from collections.abc import Iterator
 from datetime import datetime
@@ -27,6 +28,7 @@ from vmtui.backend.core.model import (
     Vm,
     Workflow,
 )
+from vmtui.backend.core.naming import addressed
 from vmtui.backend.core.result import settings_restored, stopped_seconds
 from vmtui.backend.core.samples import Judgement, Life
 from vmtui.backend.core.state import State, the_work
@@ -276,9 +278,8 @@ _ENDINGS = {
 
 
 _ON_SCREEN = {
-    "vmtui resume VM": "Resume on the VM's screen",
-    "vmtui resume": "Resume on the VM's screen",
-    "vmtui verify": "Verify among the snapshots",
+    re.compile(r"\bvmtui (resume|heal) ('[^']*'|[^\s;,]+)+"): "Resume on the VM's screen",
+    re.compile(r"\bvmtui verify"): "Verify among the snapshots",
 }
 """What a remedy is called on a command line -> on a screen."""
 
@@ -286,28 +287,40 @@ _ON_SCREEN = {
 def on_screen(text: str) -> str:
     """A remedy, for somebody who has keys and no command line."""
     for command, key in _ON_SCREEN.items():
-        text = text.replace(command, key)
+        text = command.sub(key, text)
     return text
 
 
 def proof(state: State) -> Iterator[tuple[str, str]]:
-    """The card of proved facts: a word and what was found."""
+    """The card of proved facts: a word and what was found. What somebody must see to comes first."""
     work = the_work(state)
     if work.baseline is None:
         return
+    notes = [("note", printable(text)) for text in work.notes]
+    facts = list(_proved(state))
+    yield from (*notes, *facts) if work.outcome is Outcome.ATTENTION else (*facts, *notes)
+
+
+def _proved(state: State) -> Iterator[tuple[str, str]]:
+    work = the_work(state)
     if work.options.goal is Goal.SAVE:
         yield "file", _file(state)
     if work.options.goal is Goal.DUMP:
         yield "dump", _dump(state)
         yield from _how_to_open(work)
     yield "guest", _guest(state)
+    if has_quit(state):
+        return
     yield from proof_of_cards(state)
     if work.options.goal is not Goal.DUMP:
         yield "settings", _settings(state)
     if work.guarded:
         yield "panic", _panic(state)
-    for text in work.notes:
-        yield "note", printable(text)
+
+
+def has_quit(state: State) -> bool:
+    """QEMU has ended, as it was to: of its card and its settings there is nothing to be said."""
+    return state.vm.link is Link.GONE and is_.to_quit(state)
 
 
 def proof_of_cards(state: State) -> Iterator[tuple[str, str]]:
@@ -358,12 +371,25 @@ def _how_to_open(work: Workflow) -> Iterator[tuple[str, str]]:
 
 def _guest(state: State) -> str:
     vm, stood = state.vm, stopped_seconds(state)
+    if has_quit(state):
+        return "QEMU has ended, as it was to after the save"
     if vm.link is not Link.UP:
         return "QEMU has ended" if vm.link is Link.GONE else "QEMU cannot be asked"
-    still = the_work(state).marks.resumed is None and stood is not None
-    since = "it was dumped" if the_work(state).options.goal is Goal.DUMP else "the state was saved"
-    past = "" if stood is None else f", stopped since {since}" if still else f", was stopped for {seconds(stood)}"
+    if vm.runstate == "postmigrate":
+        return printable(addressed("paused (QEMU calls it postmigrate); vmtui resume VM lets it run", vm.shown))
+    past = "" if stood is None else f", was stopped for {seconds(stood)}"
+    if stood is not None and the_work(state).marks.resumed is None:
+        past = f", stopped since {_what_stopped_it(state)}"
     return f"{printable(vm.runstate, 40)}{past}"
+
+
+def _what_stopped_it(state: State) -> str:
+    work = the_work(state)
+    if state.vm.panicked:
+        return "it panicked"
+    if work.options.goal is Goal.DUMP:
+        return "it was dumped"
+    return "the state was saved" if work.published else "the save"
 
 
 def _card(card: Primary, vm: Vm) -> str:
@@ -371,8 +397,9 @@ def _card(card: Primary, vm: Vm) -> str:
     if vm.link is not Link.UP:
         return f"{name}: cannot be looked at"
     if card.card is Card.PLUGGED:
-        driver = "the guest's driver runs it" if card.driven else "no guest driver runs it"
-        return f"{name} plugged, proved: {card.pci_id} in the guest's PCI config space, {driver}"
+        driver = ", the guest's driver runs it" if card.driven else ", no guest driver runs it"
+        driver = "" if vm.panicked else driver
+        return f"{name} plugged, proved: {card.pci_id} in the guest's PCI config space{driver}"
     if card.card is Card.OUT:
         return f"{name} out, proved: the guest's PCI config space is empty there"
     if card.card is Card.DELETED:

@@ -194,7 +194,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.card_deleted, is_.may_add_card), do.add_card),
         Rule((is_.card_deleted,), do.note_deleted, Phase.SETTLE),
         Rule((is_.cards_are_back, is_.cards_are_driven), go=Phase.SETTLE),
-        Rule((is_.cards_are_back, is_.driver_had_its_time), do.note_not_driven, Phase.SETTLE),
+        Rule((is_.cards_are_back, is_.driver_had_its_time), go=Phase.SETTLE),
         Rule((is_.cards_are_back,), None),
         Rule((is_.own_replug_running, is_.replug_must_be_cancelled), do.cancel_replug),
         Rule((is_.migration_running, is_.replug_has_time), None),
@@ -442,7 +442,16 @@ def _mark(before: State, state: State) -> State:
     if vm.link is Link.UP and was.link is not Link.UP:
         changes["lost"] = None
     work = replace(work, marks=replace(marks, **changes)) if changes else work
-    return _told_of_the_file(before, replace(state, work=work))
+    return _told_of_the_file(before, _told_of_the_cards(replace(state, work=work)))
+
+
+def _told_of_the_cards(state: State) -> State:
+    """Since when they are back."""
+    work = the_work(state)
+    if work.phase is not Phase.REPLUG or is_.cards_are_back(state) == (work.marks.back is not None):
+        return state
+    back = state.now if work.marks.back is None else None
+    return replace(state, work=replace(work, marks=replace(work.marks, back=back)))
 
 
 def _told_of_the_file(before: State, state: State) -> State:
