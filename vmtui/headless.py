@@ -22,6 +22,7 @@ from vmtui.backend.core.errors import Exit, RefusedError, Unreachable, VmtuiErro
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, VmView
 from vmtui.backend.core.model import Finding, Goal, Level, Options, Phase, Workflow
 from vmtui.backend.core.result import Result, report
+from vmtui.backend.core.state import the_work
 from vmtui.backend.core.text import printable
 from vmtui.backend.core.verdict import Kind
 from vmtui.backend.discovery import FoundVm, process
@@ -33,6 +34,8 @@ TOLD_BEFORE = ("panic-guard", "stop", "card-out", "card-deleted")
 """Notes of the pre-flight that are shown before it begins."""
 REFRESH = 0.25
 """Seconds between two looks at a running save; phases are shown as they come."""
+STILL_FIRST, STILL_EVERY, STILL_APART = 10.0, 30.0, 5.0
+"""Seconds in a phase until a line tells that it goes on; between two of them; the same, where another tenth is copied."""
 HANGUP_FOLLOWS = 0.1
 """Seconds after a SIGTERM within which a SIGHUP tells that the whole session is ended."""
 
@@ -395,6 +398,9 @@ class LinePrinter:
         self._known = 0
         self._told = False
         self._work: Workflow | None = None
+        self._said_of = self._said_at = self._said_next = -1.0
+        """When the phase began that is told of, when it was told of last, and after how long it is told of again."""
+        self._said_tenth = 0
 
     def _end_of_save(self, view: VmView) -> None:
         """It gave up, and a dump follows."""
@@ -413,6 +419,7 @@ class LinePrinter:
             self._known += 1
             if phase is not Phase.DONE:
                 self._phase(view, phase, at)
+        self._still(view)
 
     def _tell_plan(self, work: Workflow) -> None:
         if self._told or work.phase is Phase.PREFLIGHT:
@@ -426,20 +433,33 @@ class LinePrinter:
 
     def _phase(self, view: VmView, phase: Phase, at: float) -> None:
         status = words.status_word(view.state, view.log, phase, at)
-        self._out.write(f"{_since(view, at):8.3f} s  {phase:9} {words.MEANING[phase]}{status}\n")
+        self._write(view, at, phase, words.meaning(the_work(view.state), phase) + status)
+
+    def _write(self, view: VmView, at: float, phase: Phase, text: str) -> None:
+        if text:
+            self._out.write(f"{at - the_work(view.state).started:8.3f} s  {phase:9} {text}\n")
+
+    def _still(self, view: VmView) -> None:
+        """A line now and then while nothing else is told: somebody may read this as it grows."""
+        work, now = the_work(view.state), view.state.now
+        tenth = int(work.done_share * 10)
+        if self._said_of != work.entered:
+            self._said_of, self._said_at, self._said_tenth, self._said_next = work.entered, work.entered, tenth, STILL_FIRST
+        waited = now - self._said_at
+        if waited < min(self._said_next, STILL_APART) or work.outcome is not None:
+            return
+        if waited >= self._said_next or (tenth > self._said_tenth and work.phase in pace.COPYING):
+            self._said_at, self._said_tenth, self._said_next = now, tenth, STILL_EVERY
+            self._write(view, now, work.phase, going_on(view))
 
     def tick(self, view: VmView, now: float) -> None:
-        pass
+        self._still(VmView(msgspec.structs.replace(view.state, now=now), view.log, view.journal))
 
     def say(self, text: str) -> None:
         self._out.write(f"vmtui: {text}\n")
 
     def end(self, view: VmView, result: Result) -> None:
         self._out.write(ending(view))
-
-
-def _since(view: VmView, at: float) -> float:
-    return at - view.state.work.started if view.state.work is not None else 0.0
 
 
 class LivePrinter(LinePrinter):
@@ -451,8 +471,11 @@ class LivePrinter(LinePrinter):
 
     def _phase(self, view: VmView, phase: Phase, at: float) -> None:
         self._clear()
-        self._out.write(f"{_since(view, at):8.3f} s  {phase:9} {words.MEANING[phase]}\n")
+        self._write(view, at, phase, words.meaning(the_work(view.state), phase))
         self._drawn = 0.0
+
+    def _still(self, view: VmView) -> None:
+        """Its last line moves."""
 
     def _tell_plan(self, work: Workflow) -> None:
         if not self._told:
@@ -502,17 +525,22 @@ class JsonEndPrinter(JsonPrinter):
 
 
 def live_line(view: VmView) -> str:
-    """The line that moves: phase, time in it, and what matters in it."""
-    state = view.state
-    work = state.work
-    assert work is not None
-    parts = [f"{work.phase:9} {max(state.now - work.entered, 0):6.1f} s"]
-    parts.append(
-        words.progress_line(state) if work.phase in pace.COPYING and not work.given_up else words.phase_line(state)
-    )
-    if stood := words.stopped_line(state):
-        parts.append(stood)
-    return "  ".join(parts)
+    """The line that moves: phase, time in it, and what matters in it. 80 columns have no room for both times of a copy."""
+    work = the_work(view.state)
+    waited = words.about(max(view.state.now - work.entered, 0))
+    head = f"{work.phase:9}" if _copies(work) and words.stopped_line(view.state) else f"{work.phase:9} {waited:>5}"
+    return f"{head}  {going_on(view)}"
+
+
+def _copies(work: Workflow) -> bool:
+    return work.phase in pace.COPYING and not work.given_up and work.marks.lost is None
+
+
+def going_on(view: VmView) -> str:
+    """What matters in a phase that lasts."""
+    state, copies = view.state, _copies(the_work(view.state))
+    stood = words.stopped_line(state).removeprefix("guest " if copies else "")
+    return "  ".join(filter(None, (words.progress_line(state) if copies else words.phase_line(state), stood)))
 
 
 def ending(view: VmView) -> str:

@@ -1,18 +1,24 @@
 """The phases, the pair and the pace of a save, as every front end tells them."""
 
+import io
+import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from tests.core.play import Play
-from tests.ui.vm_states import NEVER, SAVE, SLOW_DISK, Story, copied, fleet, in_phase, over, phase
+from tests.ui.vm_states import NEVER, SAVE, SLOW_DISK, Story, When, copied, fleet, in_phase, over, phase
+from vmtui import headless
 from vmtui.backend.core import conditions as is_
 from vmtui.backend.core import pace, pair, possible, words
 from vmtui.backend.core.events import Tune
+from vmtui.backend.core.fleet import VmView
 from vmtui.backend.core.glance import Tone, card_of, detail, doing
 from vmtui.backend.core.model import Goal, Options, Phase, Strategy, Then
 from vmtui.backend.core.pace import Sample
+from vmtui.backend.core.result import report
 from vmtui.backend.core.sim import PAUSE_VM_10_0, CardState, Scenario
 from vmtui.backend.core.state import State
 from vmtui.backend.core.story import happening, steps, to_come
@@ -243,3 +249,68 @@ def test_a_read_only_front_end_has_one_reason_for_all_that_changes() -> None:
 def test_a_resume_is_not_undone() -> None:
     view = in_phase(Phase.RESUME, scenario=Scenario(runstate="paused"), options=Options(goal=Goal.RESUME))
     assert possible.cancel(view.state) == "a resume is not undone"
+
+
+def told_as_lines(story: Story, when: When = over) -> list[str]:
+    """What a pipe gets, to which every step is shown."""
+    out = io.StringIO()
+    printer = headless.LinePrinter(out)
+
+    def look(play: Play) -> None:
+        printer.show(VmView(play.state))
+
+    story.play.watch = look
+    story.until(when)
+    if when is over:
+        printer.end(story.view, report(story.view.state))
+    return out.getvalue().splitlines()
+
+
+def test_the_line_that_moves_has_room_on_80_columns_for_the_time_that_is_left() -> None:
+    view = Story(scenario=Scenario(disk_speed=20e6), ram=16 << 30).until(copied(0.3)).view
+    line = headless.live_line(view)
+    assert re.fullmatch(r"save +\d+% of 16\.0 GiB  [\d.]+ MiB/s  \d+ min \d+ s left  stopped \d+ min \d+ s", line)
+    assert len(line) < 80
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.2, "0 s"), (59.6, "1 min 0 s"), (275.6, "4 min 36 s"), (7260, "2 h 1 min")])
+def test_a_duration_to_the_second(value: float, text: str) -> None:
+    assert words.about(value) == text
+
+
+def test_into_a_pipe_a_save_tells_that_it_goes_on() -> None:
+    lines = told_as_lines(Story(scenario=Scenario(disk_speed=20e6), ram=16 << 30))
+    copying = [line for line in lines if " s  save " in line]
+    times = [float(line.split(" s ")[0]) for line in copying]
+    assert max(after - before for before, after in pairwise(times)) < 31
+    assert all("left  stopped" in line for line in copying[1:])
+    assert [f" {tenth}% of" in "".join(copying) for tenth in (10, 20, 30)] == [True] * 3
+
+
+def test_a_short_save_tells_each_phase_once() -> None:
+    lines = [line for line in told_as_lines(Story()) if " s  " in line]
+    assert len(lines) == len({line.split()[2] for line in lines})
+
+
+def test_of_a_cancelled_save_nothing_is_said_to_have_been_read_through() -> None:
+    story = Story(scenario=SLOW_DISK).until(copied(0.3)).cancel()
+    lines = told_as_lines(story)
+    (told,) = [line for line in lines if " verify " in line]
+    assert told.endswith("removing the partial file")
+    (step,) = [step for step in steps(story.view.state) if step.phase is Phase.VERIFY]
+    assert (step.tone, step.seconds) == (Tone.DIM, None)
+
+
+def test_a_resume_of_a_vm_that_needs_none_says_so_and_names_nothing_that_it_does_not_do() -> None:
+    lines = told_as_lines(Story(options=Options(goal=Goal.RESUME)))
+    assert "vm: runs, and nothing of it was missing: there was nothing to do" in lines
+    assert [line.split()[2] for line in lines if " s  " in line] == ["preflight", "prove"]
+    paused = told_as_lines(Story(scenario=Scenario(runstate="paused"), options=Options(goal=Goal.RESUME)))
+    assert "vm: runs" in paused
+    assert not any("reading the file" in line for line in paused)
+
+
+def test_while_qemu_waits_for_a_guest_that_has_forgotten_its_card_that_is_told() -> None:
+    forgotten = Scenario(card=CardState.OUT, guest_forgot_card=True)
+    lines = told_as_lines(Story(scenario=forgotten, options=Options(goal=Goal.RESUME)))
+    assert any("the guest does not see its card; QEMU waits up to" in line for line in lines)

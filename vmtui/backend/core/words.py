@@ -62,7 +62,15 @@ def size(count: float) -> str:
 
 
 def seconds(value: float) -> str:
-    return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value:.2f} s" if value < 60 else humanize.precisedelta(value)
+    return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value:.2f} s" if value < 60 else about(value)
+
+
+def about(value: float) -> str:
+    """A duration to the second, or to the minute where it lasts for hours."""
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def time_of_day(at: float) -> str:
@@ -98,13 +106,33 @@ def phase_line(state: State) -> str:
         return verdict(state)
     if work.phase is Phase.DUMP and work.given_up:
         return "QEMU cannot break a dump off: the guest stands until its end, then the file is removed"
-    if work.phase is Phase.VERIFY and work.given_up:
-        return "removing the partial file"
     if work.phase is Phase.CANCEL and work.marks.unplugged is None:
         left = CANCEL_WAIT - (state.now - work.entered)
         then = "dumped (QEMU dumps nothing while a migration is under way)" if work.dump_next else "cancelled"
         return f"QEMU waits up to {left:.0f} s more for the guest, then it is {then}" if left > 0 else MEANING[work.phase]
-    return MEANING[work.phase]
+    if work.phase is Phase.REPLUG and "cancel-replug" in work.tried_at and is_.own_replug_running(state):
+        left = CANCEL_WAIT - (state.now - work.tried_at["cancel-replug"])
+        return f"the guest does not see its card; QEMU waits up to {max(left, 0):.0f} s more for it, then plugs it back"
+    return meaning(work, work.phase)
+
+
+def meaning(work: Workflow, phase: Phase) -> str:
+    """What is done in a phase of this work; empty where nothing is."""
+    if phase in _OF_WHAT_IS_SAVED and nothing_to_do(work):
+        return ""
+    if phase is Phase.VERIFY and (work.given_up or not work.reserved):
+        return "removing the partial file" if work.reserved else ""
+    return MEANING[phase]
+
+
+_OF_WHAT_IS_SAVED = (Phase.RESUME, Phase.REPLUG, Phase.SETTLE)
+
+
+def nothing_to_do(work: Workflow) -> bool:
+    """It was to be made to run with its card, and it does so already."""
+    before = work.baseline
+    resumes = work.options.goal is Goal.RESUME and before is not None and before.runstate == "running"
+    return resumes and before is not None and all(card is Card.PLUGGED for card in before.cards.values())
 
 
 def status_word(state: State, log: tuple[Record, ...], phase: Phase, at: float) -> str:
@@ -160,19 +188,16 @@ def verdict_word(state: State) -> str:
 
 
 def progress_line(state: State) -> str:
-    """Share, bytes, rate (of RAM) and time left of a copy."""
+    """Share, bytes, rate (of RAM) and time left of a copy, in 55 characters at the most."""
     work, total = the_work(state), pace.total(state)
-    done = work.done_share * total
-    line = f"{work.done_share:4.0%}  {size(done)} of {size(total)}"
-    if (rate := pace.rate(state)) > 0:
-        left = (total - done) / rate
-        line += f"  {size(rate)}/s  {seconds(left)} left"
-    return line
+    line = f"{work.done_share:4.0%} of {size(total)}"
+    left = pace.seconds_left(state, rate := pace.rate(state))
+    return line if left is None else f"{line}  {size(rate)}/s  {about(left)} left"
 
 
 def stopped_line(state: State) -> str:
     value = stopped_seconds(state)
-    return "" if value is None or the_work(state).marks.resumed is not None else f"guest stopped {seconds(value)}"
+    return "" if value is None or the_work(state).marks.resumed is not None else f"guest stopped {about(value)}"
 
 
 def vm_facts(vm: Vm) -> Iterator[tuple[str, str]]:
@@ -261,6 +286,8 @@ def ending(state: State) -> str:
     if work.failure is not None and work.failure.trouble is Trouble.USER:
         why = " by the user"
     same = work.baseline is None or work.baseline.runstate == state.vm.runstate
+    if work.outcome is Outcome.RESUMED and nothing_to_do(work):
+        return "runs, and nothing of it was missing: there was nothing to do"
     tail = "; the VM is as before" if work.outcome in (Outcome.FAILED, Outcome.CANCELLED) and same else ""
     return f"{_ENDINGS[work.outcome]}{why}{tail}"
 
