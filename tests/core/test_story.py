@@ -16,7 +16,7 @@ from vmtui.backend.core import pace, pair, possible, words
 from vmtui.backend.core.events import Tune
 from vmtui.backend.core.fleet import VmView
 from vmtui.backend.core.glance import Tone, card_of, detail, doing
-from vmtui.backend.core.model import Goal, Options, Phase, Strategy, Then
+from vmtui.backend.core.model import Card, Goal, Options, Phase, Strategy, Then
 from vmtui.backend.core.pace import Sample
 from vmtui.backend.core.result import report
 from vmtui.backend.core.sim import PAUSE_VM_10_0, CardState, Scenario
@@ -238,6 +238,13 @@ def test_the_reason_for_a_strategy_does_not_contradict_the_findings() -> None:
 def test_a_vm_that_is_paused_can_be_resumed_and_one_that_runs_with_its_card_needs_it_not() -> None:
     assert possible.resume(Story(scenario=Scenario(runstate="paused")).rest().view.state) == ""
     assert possible.resume(Story().rest().view.state) != ""
+
+
+def test_a_vm_whose_card_is_out_or_was_deleted_can_be_resumed() -> None:
+    state = Story().rest().view.state
+    for where in (Card.OUT, Card.DELETED):
+        cards = tuple(replace(card, card=where) for card in state.vm.primaries)
+        assert possible.resume(replace(state, vm=replace(state.vm, primaries=cards))) == ""
 
 
 def test_a_read_only_front_end_has_one_reason_for_all_that_changes() -> None:
