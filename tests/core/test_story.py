@@ -308,6 +308,11 @@ def test_of_a_cancelled_save_nothing_is_said_to_have_been_read_through() -> None
     assert (step.tone, step.seconds) == (Tone.DIM, None)
 
 
+@pytest.mark.parametrize("then", [Then.STAY_PAUSED, Then.QUIT])
+def test_a_guest_that_is_to_stay_stopped_is_not_said_to_be_resumed(then: Then) -> None:
+    assert not any("resuming" in line for line in told_as_lines(Story(options=replace(SAVE, then=then))))
+
+
 def test_a_resume_of_a_vm_that_needs_none_says_so_and_names_nothing_that_it_does_not_do() -> None:
     lines = told_as_lines(Story(options=Options(goal=Goal.RESUME)))
     assert "vm: runs, and nothing of it was missing: there was nothing to do" in lines

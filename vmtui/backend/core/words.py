@@ -118,14 +118,21 @@ def phase_line(state: State) -> str:
 
 def meaning(work: Workflow, phase: Phase) -> str:
     """What is done in a phase of this work; empty where nothing is."""
-    if phase in _OF_WHAT_IS_SAVED and nothing_to_do(work):
+    if phase in _BRINGING_BACK and nothing_to_do(work):
+        return ""
+    if (
+        phase is Phase.RESUME
+        and work.options.goal is Goal.SAVE
+        and work.options.then is not Then.RESUME
+        and not work.given_up
+    ):
         return ""
     if phase is Phase.VERIFY and (work.given_up or not work.reserved):
         return "removing the partial file" if work.reserved else ""
     return MEANING[phase]
 
 
-_OF_WHAT_IS_SAVED = (Phase.RESUME, Phase.REPLUG, Phase.SETTLE)
+_BRINGING_BACK = (Phase.RESUME, Phase.REPLUG, Phase.SETTLE)
 
 
 def nothing_to_do(work: Workflow) -> bool:
