@@ -194,6 +194,7 @@ def test_of_a_qemu_that_does_not_answer_the_traffic_is_what_was_known_last() -> 
 
 def test_a_remedy_on_a_screen_is_a_key_and_no_command() -> None:
     assert words.on_screen("; vmtui resume VM tries once more") == "; Resume on the VM's screen tries once more"
+    assert words.on_screen("take a core dump (vmtui dump web1), then") == "take a core dump (Dump on the VM's screen), then"
     assert words.on_screen("x; vmtui heal 'web 1' adds it") == "x; Resume on the VM's screen adds it"
 
 

@@ -93,6 +93,10 @@ def test_a_save_starts_it_and_it_ends_by_itself_when_nobody_needs_it(path: Path,
         code, out, err = vmtui(*save(qemu, "--json"))
         assert (code, err) == (0, "")
         assert result(out)["outcome"] == "saved"
+        lines = [json.loads(line) for line in out.splitlines()]
+        findings = [line["code"] for line in lines if line["kind"] in ("note", "warning")]
+        assert len(findings) == len(set(findings)) > 0, "each is told once, however often the engine tells of the VM"
+        assert [line["t"] for line in lines] == sorted(line["t"] for line in lines)
         saved_as_it_should(qemu)
         engine_is_gone()
         assert not server.socket_path().exists()

@@ -313,6 +313,7 @@ _ENDINGS = {
 
 _ON_SCREEN = {
     re.compile(r"\bvmtui (resume|heal) ('[^']*'|[^\s;,]+)+"): "Resume on the VM's screen",
+    re.compile(r"\bvmtui dump ('[^']*'|[^\s;,)]+)+"): "Dump on the VM's screen",
     re.compile(r"\bvmtui verify"): "Verify among the snapshots",
 }
 """What a remedy is called on a command line -> on a screen."""
