@@ -21,8 +21,8 @@ from vmtui.backend.core import pace, verdict, words
 from vmtui.backend.core.errors import Exit, RefusedError, Unreachable, VmtuiError
 from vmtui.backend.core.fleet import Begin, CancelWish, Fleet, VmView
 from vmtui.backend.core.model import Finding, Goal, Level, Options, Phase, Workflow
-from vmtui.backend.core.pace import Pace
 from vmtui.backend.core.result import Result, report
+from vmtui.backend.core.state import the_work
 from vmtui.backend.core.text import printable
 from vmtui.backend.core.verdict import Kind
 from vmtui.backend.discovery import FoundVm, process
@@ -34,6 +34,8 @@ TOLD_BEFORE = ("panic-guard", "stop", "card-out", "card-deleted")
 """Notes of the pre-flight that are shown before it begins."""
 REFRESH = 0.25
 """Seconds between two looks at a running save; phases are shown as they come."""
+STILL_FIRST, STILL_EVERY, STILL_APART = 10.0, 30.0, 5.0
+"""Seconds in a phase until a line tells that it goes on; between two of them; the same, where another tenth is copied."""
 HANGUP_FOLLOWS = 0.1
 """Seconds after a SIGTERM within which a SIGHUP tells that the whole session is ended."""
 
@@ -337,6 +339,8 @@ class JsonPrinter:
         self._out = _Out(stream or sys.stdout)
         self._talk = _Out(sys.stderr)
         self._began: float | None = None
+        self._at = 0.0
+        """`t` of the last line."""
         self._number = 0
         self._share: tuple[float, int] | None = None
         self._findings: tuple[Finding, ...] = ()
@@ -346,12 +350,12 @@ class JsonPrinter:
         work = view.state.work
         assert work is not None
         self._began = work.started if self._began is None else self._began
-        if work.findings is not self._findings:
+        self._records(view)
+        if work.findings != self._findings:
             self._findings = work.findings
             for each in work.findings:
                 kind = "warning" if each.level is not Level.NOTE else "note"
                 self._line(view.state.now, kind, msgspec.to_builtins(each))
-        self._records(view)
         self._tell_verdict(view)
         self._progress(view, work)
 
@@ -370,10 +374,10 @@ class JsonPrinter:
         self._line(view.state.now, "verdict", said)
 
     def _progress(self, view: VmView, work: Workflow) -> None:
-        share = (work.done_share, _written(view))
-        if work.done_share > 0 and share != self._share:
-            self._share = share
-            numbers = {"share": round(work.done_share, 4), "written": share[1], "ram": pace.total(view.state)}
+        written = _written(view, work)
+        if written is not None and work.done_share > 0 and (work.done_share, written) != self._share:
+            self._share = work.done_share, written
+            numbers = {"share": round(work.done_share, 4), "written": written, "ram": pace.total(view.state)}
             self._line(view.state.now, "progress", numbers)
 
     def tick(self, view: VmView, now: float) -> None:
@@ -386,15 +390,21 @@ class JsonPrinter:
         self._line(view.state.now, "result", msgspec.to_builtins(result))
 
     def _line(self, at: float, kind: str, data: dict[str, Any]) -> None:
-        since = max(at - (self._began if self._began is not None else at), 0.0)
-        self._out.write(json.dumps({"t": round(since, 6), "kind": kind, **data}) + "\n")
+        """What is told late does not turn the time back."""
+        self._at = max(self._at, at - (self._began if self._began is not None else at))
+        self._out.write(json.dumps({"t": round(self._at, 6), "kind": kind, **data}) + "\n")
 
 
-def _written(view: VmView) -> int:
-    """Bytes. Of a dump QEMU tells only how much RAM went through it."""
-    state = view.state
-    dumps = state.work is not None and state.work.options.goal is Goal.DUMP
-    return state.vm.dump.completed if dumps else state.vm.migration.transferred
+def _written(view: VmView, work: Workflow) -> int | None:
+    """Bytes of the file; None while they are not known. Of a dump QEMU tells only how much RAM went through it.
+
+    When a save is complete QEMU's next numbers are of another migration: the file is asked then.
+    """
+    if work.options.goal is Goal.DUMP:
+        return view.state.vm.dump.completed
+    if work.done_share == 1:
+        return work.file.size if work.file is not None else None
+    return view.state.vm.migration.transferred if work.phase in pace.COPYING else None
 
 
 class LinePrinter:
@@ -405,6 +415,9 @@ class LinePrinter:
         self._known = 0
         self._told = False
         self._work: Workflow | None = None
+        self._said_of = self._said_at = self._said_next = -1.0
+        """When the phase began that is told of, when it was told of last, and after how long it is told of again."""
+        self._said_tenth = 0
 
     def _end_of_save(self, view: VmView) -> None:
         """It gave up, and a dump follows."""
@@ -422,7 +435,8 @@ class LinePrinter:
         for phase, at in work.timeline[self._known :]:
             self._known += 1
             if phase is not Phase.DONE:
-                self._phase(view, phase, at - work.started)
+                self._phase(view, phase, at)
+        self._still(view)
 
     def _tell_plan(self, work: Workflow) -> None:
         if self._told or work.phase is Phase.PREFLIGHT:
@@ -434,11 +448,29 @@ class LinePrinter:
             if each.level is Level.WARNING or each.code in TOLD_BEFORE:
                 self._out.write(words.finding_line(each.level, each.text, each.remedy) + "\n")
 
-    def _phase(self, view: VmView, phase: Phase, since: float) -> None:
-        self._out.write(f"{since:8.3f} s  {phase:9} {words.MEANING[phase]}{words.status_word(view.state, phase)}\n")
+    def _phase(self, view: VmView, phase: Phase, at: float) -> None:
+        status = words.status_word(view.state, view.log, phase, at)
+        self._write(view, at, phase, words.meaning(the_work(view.state), phase) + status)
+
+    def _write(self, view: VmView, at: float, phase: Phase, text: str) -> None:
+        if text:
+            self._out.write(f"{at - the_work(view.state).started:8.3f} s  {phase:9} {text}\n")
+
+    def _still(self, view: VmView) -> None:
+        """A line now and then while nothing else is told: somebody may read this as it grows."""
+        work, now = the_work(view.state), view.state.now
+        tenth = int(work.done_share * 10)
+        if self._said_of != work.entered:
+            self._said_of, self._said_at, self._said_tenth, self._said_next = work.entered, work.entered, tenth, STILL_FIRST
+        waited = now - self._said_at
+        if waited < min(self._said_next, STILL_APART) or work.outcome is not None:
+            return
+        if waited >= self._said_next or (tenth > self._said_tenth and work.phase in pace.COPYING):
+            self._said_at, self._said_tenth, self._said_next = now, tenth, STILL_EVERY
+            self._write(view, now, work.phase, going_on(view))
 
     def tick(self, view: VmView, now: float) -> None:
-        pass
+        self._still(VmView(msgspec.structs.replace(view.state, now=now), view.log, view.journal))
 
     def say(self, text: str) -> None:
         self._out.write(f"vmtui: {text}\n")
@@ -452,13 +484,15 @@ class LivePrinter(LinePrinter):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
-        self._pace: Pace | None = None
         self._drawn = 0.0
 
-    def _phase(self, view: VmView, phase: Phase, since: float) -> None:
+    def _phase(self, view: VmView, phase: Phase, at: float) -> None:
         self._clear()
-        self._out.write(f"{since:8.3f} s  {phase:9} {words.MEANING[phase]}\n")
+        self._write(view, at, phase, words.meaning(the_work(view.state), phase))
         self._drawn = 0.0
+
+    def _still(self, view: VmView) -> None:
+        """Its last line moves."""
 
     def _tell_plan(self, work: Workflow) -> None:
         if not self._told:
@@ -478,8 +512,7 @@ class LivePrinter(LinePrinter):
     def _draw(self, view: VmView) -> None:
         self._drawn = time.monotonic()
         self._clear()
-        self._pace = pace.pace(view.state, self._pace)
-        self._out.write(live_line(view, self._pace)[: shutil.get_terminal_size().columns - 1])
+        self._out.write(live_line(view)[: shutil.get_terminal_size().columns - 1])
 
     def _clear(self) -> None:
         self._out.write("\r\x1b[K")
@@ -508,20 +541,23 @@ class JsonEndPrinter(JsonPrinter):
         self._began = work.started if work is not None and self._began is None else self._began
 
 
-def live_line(view: VmView, since: Pace | None) -> str:
-    """The line that moves: phase, time in it, and what matters in it."""
-    state = view.state
-    work = state.work
-    assert work is not None
-    parts = [f"{work.phase:9} {max(state.now - work.entered, 0):6.1f} s"]
-    parts.append(
-        words.progress_line(state, pace.rate(state, since))
-        if work.phase in pace.COPYING and not work.given_up
-        else words.phase_line(state)
-    )
-    if stood := words.stopped_line(state):
-        parts.append(stood)
-    return "  ".join(parts)
+def live_line(view: VmView) -> str:
+    """The line that moves: phase, time in it, and what matters in it. 80 columns have no room for both times of a copy."""
+    work = the_work(view.state)
+    waited = words.about(max(view.state.now - work.entered, 0))
+    head = f"{work.phase:9}" if _copies(work) and words.stopped_line(view.state) else f"{work.phase:9} {waited:>5}"
+    return f"{head}  {going_on(view)}"
+
+
+def _copies(work: Workflow) -> bool:
+    return work.phase in pace.COPYING and not work.given_up and work.marks.lost is None
+
+
+def going_on(view: VmView) -> str:
+    """What matters in a phase that lasts."""
+    state, copies = view.state, _copies(the_work(view.state))
+    stood = words.stopped_line(state).removeprefix("guest " if copies else "")
+    return "  ".join(filter(None, (words.progress_line(state) if copies else words.phase_line(state), stood)))
 
 
 def _headline(view: VmView) -> str:

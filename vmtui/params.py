@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vmtui.backend.core import parameters
+from vmtui.backend.core.conditions import SAVING
 from vmtui.backend.core.errors import EXIT_OF, Unreachable, UsageError, VmtuiError
 from vmtui.backend.core.fleet import Fleet, TuneWish
-from vmtui.backend.core.model import Fact, Link
+from vmtui.backend.core.model import Fact, Link, Phase
 from vmtui.backend.core.parameters import BadValue, Entry
 from vmtui.backend.core.state import State, Tuned, Watching
 from vmtui.backend.core.text import printable
+from vmtui.backend.core.tuning import BANDWIDTH
 from vmtui.backend.discovery import Address, FoundVm, Peer, process
 from vmtui.backend.engine import Engine
 from vmtui.backend.remote import Remote, open_engine
@@ -50,7 +52,7 @@ async def _asked(engine: Engine | Remote, front: "_Front", wanted: Sequence[str]
     if wish is not None:
         before = state.tuned
         engine.request(wish)
-        state = await front.until(engine, lambda now: _settled(now, before))
+        state = await front.until(engine, lambda now: _settled(now, before, wish))
         _raise_if_not_set(state, wish, front.refusal)
     entries = parameters.entries(state)
     return tuple(each for each in entries if each.name in names) if wanted else entries
@@ -91,14 +93,24 @@ class _Front:
 
 
 def _told(state: State, since: float = 0.0) -> bool:
-    """All that is needed is known, and what may have changed was asked since then."""
-    seen = state.vm.seen
-    return state.vm.link is Link.UP and all(fact in seen for fact in TOLD) and all(seen[fact] >= since for fact in CHANGING)
+    """All that is needed is known, and what may have changed was asked since then. A save knows what it has set itself."""
+    seen, own = state.vm.seen, CHANGING if state.busy else ()
+    asked = all(state.busy or seen.get(fact, -1.0) >= since for fact in CHANGING)
+    return state.vm.link is Link.UP and asked and all(fact in seen for fact in TOLD if fact not in own)
 
 
-def _settled(state: State, before: Tuned | None) -> bool:
+def _settled(state: State, before: Tuned | None, wish: TuneWish) -> bool:
     """All of it was set or refused, and QEMU has said since then what the values are."""
-    return state.tuned is not before and not state.tunes and _told(state)
+    heard = state.tuned is not None and state.tuned != before and not state.tunes and _told(state)
+    return heard and not (state.busy and state.tuned is not None and state.tuned.trouble is None and _not_set(state, wish))
+
+
+def _not_set(state: State, wish: TuneWish) -> list[str]:
+    """What is not as it was asked for. A save keeps the bandwidth for its copy, where that has not begun."""
+    now, work = {**state.vm.parameters, **state.vm.capabilities}, state.work
+    if work is not None and state.busy and work.bandwidth is not None and work.phase in SAVING - {Phase.SAVE}:
+        now[BANDWIDTH] = work.bandwidth
+    return [name for name, value in {**wish.parameters, **wish.capabilities}.items() if now.get(name) != value]
 
 
 # --- what was asked for -------------------------------------------------------------------------------------------
@@ -139,9 +151,7 @@ def _near(name: str, known: dict[str, Entry]) -> str:
 
 def _raise_if_not_set(state: State, wish: TuneWish, refusal: Tuned | None) -> None:
     """What counts is what QEMU says its values are; what it said on the way explains it."""
-    asked = {**wish.parameters, **wish.capabilities}
-    now = {**state.vm.parameters, **state.vm.capabilities}
-    not_set = [name for name, value in asked.items() if now.get(name) != value]
+    asked, not_set = {**wish.parameters, **wish.capabilities}, _not_set(state, wish)
     if not not_set:
         return
     were_set = ", ".join(printable(name) for name in asked if name not in not_set)

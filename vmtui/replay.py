@@ -104,4 +104,4 @@ def _records(before: State, after: State, event: Any) -> Iterator[tuple[str, dic
     if after.work is not None:
         known = len(before.work.timeline) if before.work else 0
         for phase, _at in after.work.timeline[known:]:
-            yield "phase", {"phase": phase, "status": after.vm.migration.status}
+            yield "phase", {"phase": phase, "status": after.work.status}

@@ -150,10 +150,23 @@ def test_every_line_of_json_has_a_time_and_a_kind_and_the_last_is_the_promised_r
     assert {line["kind"] for line in lines} <= documented("`resume --json`")
     assert [line["kind"] for line in lines].index("result") == len(lines) - 1
     assert set(lines[-1]) == documented("\n`result`:") | {"t", "kind"}
+    assert [line["t"] for line in lines] == sorted(line["t"] for line in lines)
     assert [line["phase"] for line in lines if line["kind"] == "phase"][-1] == "done"
-    shares = [line["share"] for line in lines if line["kind"] == "progress"]
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
+    told = [(line["share"], line["written"]) for line in lines if line["kind"] == "progress"]
+    assert told == sorted(told)
+    assert told[-1] == (1, lines[-1]["bytes"])
+    assert all(written == lines[-1]["bytes"] for share, written in told if share == 1)
+
+
+def test_a_phase_tells_what_qemu_said_of_this_save_and_not_of_bringing_the_card_back(run: Run, qemu: FakeQemu) -> None:
+    for number in (1, 2):
+        _code, out, _err = run("save", qemu.address, "--json", "--output", f"{qemu.address.path}.{number}")
+        assert qemu.vm.migration is not None
+        assert qemu.vm.migration.status == "failed", "that is how the card was brought back"
+        told = {line["phase"]: line["status"] for line in said(out) if line["kind"] == "phase"}
+        assert told["prepare"] == "none"
+        assert {told[phase] for phase in ("finish", "settle", "verify", "prove", "done")} == {"completed"}
+    assert "failed" not in run("save", qemu.address)[1]
 
 
 def test_check_says_what_would_be_done_and_does_nothing(run: Run, qemu: FakeQemu, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def notes(vm: Vm, **options: Any) -> set[str]:
     ("vm", "strategy", "why"),
     [
         (make_vm(primaries=()), Strategy.STOP_FIRST, "no failover card"),
-        (with_card(card=Card.OUT), Strategy.STOP_FIRST, "no failover card"),
-        (with_card(card=Card.DELETED), Strategy.STOP_FIRST, "no failover card"),
+        (with_card(card=Card.OUT), Strategy.STOP_FIRST, "card is not plugged"),
+        (with_card(card=Card.DELETED), Strategy.STOP_FIRST, "card is not plugged"),
         (with_card(card=Card.NOT_PROVED), Strategy.PAUSE_AFTER_UNPLUG, "has no pause-vm"),
         (make_vm(), Strategy.PAUSE_AFTER_UNPLUG, "has no pause-vm"),
         (make_vm(features=Features(pause_vm=True)), Strategy.PAUSE_VM, "has pause-vm"),

@@ -550,6 +550,16 @@ def test_a_driver_gets_its_time_to_take_the_card_and_no_more(delay: float, drive
     assert play.now < 10
 
 
+def test_a_driver_has_its_time_from_when_the_card_is_back_not_from_when_it_was_asked_for() -> None:
+    """Of a card that the guest has forgotten that is half a minute later."""
+    forgotten = Scenario(card=CardState.OUT, guest_forgot_card=True, drive_delay=1.0)
+    play = Play(scenario=forgotten, options=Options(goal=Goal.RESUME))
+    result = play.run()
+    assert play.now > 30
+    assert (result.outcome, result.driven) == (Outcome.RESUMED, True)
+    assert not any("driver had not taken it" in note for note in result.notes)
+
+
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_migration_that_somebody_else_began_before_the_card_was_back_is_left_to_them(lost: bool) -> None:
     play = Play(watch=once(in_phase(Phase.REPLUG), slow_migration), on_event=events_lost if lost else None)
@@ -581,7 +591,7 @@ def test_a_card_that_could_not_be_brought_back_is_told_with_the_way_to_try_again
     tidying = Play(reply=lambda command, value: [{"type": "migration"}] if command.execute == "query-yank" else value)
     for play in (refused, tidying):
         notes = play.run().notes
-        assert "card primary0 could not be proved to be back; try again: vmtui resume VM" in notes
+        assert "card primary0 could not be proved to be back; try again: vmtui resume vm" in notes
 
 
 # --- settle -----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from vmtui.backend import config, server, wire
 from vmtui.backend.core.errors import Exit
 from vmtui.backend.core.fleet import Begin, CancelWish, TuneWish, VmView
 from vmtui.backend.core.model import Link, Options, Outcome, Phase
-from vmtui.backend.core.sim import STOCK_7_2, STOCK_10_0
+from vmtui.backend.core.sim import STOCK_7_2, STOCK_10_0, Scenario
 from vmtui.backend.core.sim.scenarios import world
 from vmtui.backend.engine import finished
 from vmtui.backend.remote import Remote
@@ -37,6 +37,7 @@ from vmtui.backend.stream import read_stream
 pytestmark = pytest.mark.slice
 SLOW = world(("slow-eject=100",)).scenario
 """Ten seconds of the test's: time for others to look on, also on a busy host."""
+COPYING = world(("slow-disk=100K",)).scenario
 STUBBORN = world(("never-ejects",)).scenario
 """It lets go when it is cancelled."""
 Vmtui = tuple[int, str, str]
@@ -92,6 +93,10 @@ def test_a_save_starts_it_and_it_ends_by_itself_when_nobody_needs_it(path: Path,
         code, out, err = vmtui(*save(qemu, "--json"))
         assert (code, err) == (0, "")
         assert result(out)["outcome"] == "saved"
+        lines = [json.loads(line) for line in out.splitlines()]
+        findings = [line["code"] for line in lines if line["kind"] in ("note", "warning")]
+        assert len(findings) == len(set(findings)) > 0, "each is told once, however often the engine tells of the VM"
+        assert [line["t"] for line in lines] == sorted(line["t"] for line in lines)
         saved_as_it_should(qemu)
         engine_is_gone()
         assert not server.socket_path().exists()
@@ -274,6 +279,18 @@ def test_who_only_looks_on_may_go_and_the_save_goes_on(path: Path) -> None:
         assert qemu.commands("migrate_cancel") == []
         assert vmtui("cancel", job.stem)[0] == 0
         assert qemu.as_before
+
+
+@pytest.mark.parametrize(("scenario", "phase"), [(SLOW, "unplug"), (COPYING, "save")])
+def test_the_bandwidth_of_a_save_is_changed_while_it_goes_on(path: Path, scenario: Scenario, phase: str) -> None:
+    with FakeQemu(path, scenario=scenario) as qemu, started(*save(qemu, "--json")) as saving:
+        line_with(saving.stdout, f'"{phase}"')
+        code, _out, err = vmtui("params", qemu.address, "max-bandwidth=1G")
+        assert (code, err) == (0, "")
+        assert json.loads(vmtui("jobs", "--json")[1])["state"] == "running", "nobody waited for its end"
+        assert result(saving.communicate()[0])["outcome"] == "saved"
+        assert 1 << 30 in [each["arguments"].get("max-bandwidth") for each in qemu.commands("migrate-set-parameters")]
+        saved_as_it_should(qemu)
 
 
 def test_a_second_save_of_a_vm_is_refused_with_what_to_do(path: Path, tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ def shown(state: State) -> None:
     """Whatever front ends make of this, no terminal gets a control character."""
     view = VmView(state)
     assert state.work is not None
-    lines = [words.phase_line(state), words.stopped_line(state), words.status_word(state, state.work.phase)]
-    lines += [headless.live_line(view, None), words.progress_line(state, 1e6), words.verdict(state)]
+    lines = [words.phase_line(state), words.stopped_line(state), words.status_word(state, (), state.work.phase, state.now)]
+    lines += [headless.live_line(view), words.progress_line(state), words.verdict(state)]
     for each in state.work.findings:
         lines.append(words.finding_line(each.level, each.text, each.remedy))
     out = io.StringIO()

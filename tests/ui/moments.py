@@ -141,7 +141,7 @@ class Logged(Play):
             self._note("qmp", {"dir": "recv", "msg": {"event": event.name, "data": event.data}})
         super().step(event)
         if self.state.work is not None and self.state.work.phase != phase:
-            self._note("phase", {"phase": self.state.work.phase, "status": self.state.vm.migration.status})
+            self._note("phase", {"phase": self.state.work.phase, "status": self.state.work.status})
         sent = self.state.outstanding
         if self.state.actions != before and isinstance(sent, Command):
             message: dict[str, Any] = {"execute": sent.execute, "id": f"vmtui{self.state.actions}"}

@@ -12,7 +12,7 @@ from vmtui.app import VmtuiApp
 from vmtui.backend.core.fleet import Begin, Fleet, Request, Shelf, VmView
 from vmtui.backend.core.model import Card, Goal, OnStuck, Options, Phase, Place, Strategy, Then
 from vmtui.backend.core.preflight import findings
-from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_10_0, Profile
+from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_10_0, Profile, Scenario
 from vmtui.backend.core.state import State
 from vmtui.messages import Open
 from vmtui.messages import Place as Screens
@@ -104,6 +104,14 @@ def test_verdict_strategy_file_size_and_time_are_on_every_screen(size: tuple[int
     for words in ("it can be saved", "pause-after-unplug: this QEMU has no pause-vm", "/snap/vm-20", "up to 4.0 GiB",
                   "about 3.0 s at full bandwidth", "free 1.0 TiB", "Start the save"):  # fmt: skip
         assert words in picture
+
+
+def test_of_a_vm_without_a_card_no_unplug_is_asked_about_and_no_card_is_promised() -> None:
+    picture = seen(Answering(scenario=Scenario(primaries=0)))
+    assert "stop-first" in picture
+    assert "s at most, then" not in picture
+    assert "with its card" not in picture
+    assert "s at most, then" in seen(Answering())
 
 
 @pytest.mark.slice

@@ -180,6 +180,8 @@ def test_one_key_copies_it_as_json() -> None:
         ((text, what),) = seen.screen.copied
         assert json.loads(text) == SAVE[0].data["msg"]
         assert what == "the message as JSON"
+        await seen.press("c", "j")
+        assert seen.screen.copied[-1][1] == what
 
     look(do)
 

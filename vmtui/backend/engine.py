@@ -348,7 +348,7 @@ class Session:
             known = 0
         for phase, at in work.timeline[known:]:
             self._write(PhaseLine(at, phase))
-            self._record(at, "phase", {"phase": phase, "status": self.state.vm.migration.status})
+            self._record(at, "phase", {"phase": phase, "status": work.status})
 
     def _record(self, at: float, kind: str, data: dict[str, Any]) -> None:
         self._records += 1

@@ -92,7 +92,7 @@ class PreflightScreen(ShowingScreen):
             with Horizontal():
                 yield Label("file")
                 yield Input(compact=True, id="path", select_on_focus=False)
-            with Horizontal():
+            with Horizontal(id="unplug"):
                 yield Label("unplug")
                 yield Input("30", compact=True, id="timeout", select_on_focus=False)
                 yield Label("s at most, then", id="stuck-label")
@@ -157,6 +157,7 @@ class PreflightScreen(ShowingScreen):
         self.query_one("#findings").display = bool(plan.findings)
         self.query_one("#found", Static).update(lines(_finding(*each) for each in plan.findings))
         self.query_one("#strategy-why", Static).update(Content(plan.strategy))
+        self.query_one("#unplug").display = plan.unplugs
         self.query_one("#facts", Static).update(lines(_fact(*each) for each in plan.facts))
         self.query_one("#why-not", Static).update(toned(plan.why_not if plan.findings else "", Tone.DIM))
         self.refresh_bindings()

@@ -158,7 +158,9 @@ class TranscriptScreen(ShowingScreen):
 
     def _copy(self, saying: Saying | None) -> None:
         if saying is not None:
-            self.post_message(Copy(saying.text, f"the message for {saying.tongue}"))
+            self.post_message(
+                Copy(saying.text, f"the message {'as' if saying.tongue is Tongue.JSON else 'for'} {saying.tongue}")
+            )
 
     def action_ask(self, what: str) -> None:
         self._asked = what

@@ -10,7 +10,7 @@ from vmtui.backend.core import pace, words
 from vmtui.backend.core.fleet import VmView
 from vmtui.backend.core.glance import Tone
 from vmtui.backend.core.model import Link, Outcome, Strategy, Workflow
-from vmtui.backend.core.pace import Pace, Sample
+from vmtui.backend.core.pace import Sample
 from vmtui.backend.core.result import stopped_seconds
 from vmtui.backend.core.state import State
 from vmtui.widgets.drawn import Drawn
@@ -34,7 +34,6 @@ class MigrationProgress(Vertical):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._pace: Pace | None = None
         self._samples: tuple[Sample, ...] = ()
         self._view: VmView | None = None
 
@@ -47,7 +46,6 @@ class MigrationProgress(Vertical):
     def show(self, view: VmView) -> None:
         """`view.state.now` is the present."""
         self._view, state = view, view.state
-        self._pace = pace.pace(state, self._pace)
         self._samples = pace.sampled(self._samples, state)
         self._show_stopped(state)
         self.query_one("#copy", Drawn).draw(Content("\n").join(self._copy(state)))
@@ -88,7 +86,7 @@ class MigrationProgress(Vertical):
         if work.marks.completed is not None:
             return [f"{total} of RAM saved, {words.size(pace.average(state))}/s"]
         numbers = f"{words.size(pace.done(state))} of {total}"
-        speed = pace.rate(state, self._pace)
+        speed = pace.rate(state)
         left = pace.seconds_left(state, speed)
         if work.given_up or work.marks.lost is not None or left is None:
             return [numbers]

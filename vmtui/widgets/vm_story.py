@@ -92,7 +92,7 @@ def _under_way(state: State, work: Workflow, verdict: Verdict | None, width: int
 
 def _ended(state: State, work: Workflow, outcome: Outcome, width: int) -> Iterator[Content]:
     yield Content.assemble(said(Said(words.headline(state), OF_END[outcome]))).stylize("bold")
-    for word, text in sorted(words.proof(state), key=lambda row: outcome is Outcome.ATTENTION and row[0] != "note"):
+    for word, text in words.proof(state):
         yield _pair(word, words.on_screen(text), width)
     if work.baseline is None:
         told = work.failure.text if work.failure else ""

@@ -354,11 +354,6 @@ def note_still_migrating(state: State) -> State:
     return note(state, f"a migration that was to bring the card back has not ended (status {state.vm.migration.status!r})")
 
 
-def note_not_driven(state: State) -> State:
-    names = ", ".join(card.device_id for card in is_.provable(state) if not card.driven)
-    return note(state, f"card {names} is plugged, and the guest's driver had not taken it {is_.DRIVER_TIME:g} s later")
-
-
 def note_card_out(state: State) -> State:
     names = ", ".join(card.device_id for card in is_.provable(state) if card.card is not Card.PLUGGED)
     return note(state, f"card {names} could not be proved to be back; try again: vmtui resume VM")
@@ -493,10 +488,9 @@ def keep_partial(state: State) -> State:
 
 def conclude(state: State) -> State:
     """The end is a claim about the VM, made from what was last seen of it."""
-    for text in result.warnings(state):
-        state = note(state, text)
     outcome, problems = result.judge(state)
-    for text in problems:
+    noted, state = the_work(state).notes, _with(state, notes=())
+    for text in (*problems, *noted, *result.warnings(state)):
         state = note(state, text)
     return _with(state, outcome=outcome)
 

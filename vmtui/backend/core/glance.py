@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from vmtui.backend.core import conditions as is_
-from vmtui.backend.core import words
+from vmtui.backend.core import pace, words
 from vmtui.backend.core.fleet import Fleet, Host, Snapshot, VmView
 from vmtui.backend.core.model import Card, Fact, Link, Outcome, Phase, Primary, Vm
 from vmtui.backend.core.state import State, as_told
@@ -42,7 +42,7 @@ class Glance(msgspec.Struct, frozen=True):
     state: Said
     """The run state in QEMU's word, or how the monitor stands."""
     doing: Said
-    """Phase, share and rate of what is under way; else how the last save ended."""
+    """Phase, share and rate (of RAM) of what is under way; else how the last save ended."""
     card: Said
     memory: int
     """Bytes; 0 = not known."""
@@ -192,8 +192,8 @@ def _under_way(state: State) -> Said:
 
 
 def _rate(state: State) -> str:
-    mbps = state.vm.migration.mbps
-    return f" {words.size(mbps * 1e6 / 8)}/s" if mbps > 0 else ""
+    rate = pace.rate(state)
+    return f" {words.size(rate)}/s" if rate > 0 else ""
 
 
 _ENDED = {
@@ -259,12 +259,17 @@ def detail(view: VmView, fleet: Fleet, now: float) -> list[tuple[str, str, Tone 
             found.append(("guest", stood, Tone.WARN))
     elif doing(state).word:
         found += _last(as_told(state))
-    found += [("card", text, None) for _label, text in words.proof_of_cards(state)]
+    cards = zip(vm.primaries, words.proof_of_cards(state), strict=True)
+    found += [("card", _left(card) if has_left(state, card) else text, None) for card, (_label, text) in cards]
     if vm.machine or vm.memory:
         parts = [printable(vm.machine, 40), f"{words.size(vm.memory)} of RAM" if vm.memory else "", f"QEMU {vm.qemu}"]
         found.append(("machine", ", ".join(filter(None, parts)), None))
     found.append(("monitor", printable(vm.key, 300), None))
     return [(printable(label, 60), text, tone) for label, text, tone in found]
+
+
+def _left(card: Primary) -> str:
+    return f"{printable(card.device_id, 60)} out: the guest let it go for this; it is brought back at the end"
 
 
 def _last(state: State) -> list[tuple[str, str, Tone | None]]:

@@ -415,6 +415,8 @@ class Marks(msgspec.Struct, frozen=True):
     lost: float | None = None
     """The monitor's connection broke and is not back."""
     bytes_at_stop: int | None = None
+    back: float | None = None
+    """The cards were proved to be plugged again; what their driver needs is counted from there."""
 
 
 DUMP_STANDS = "save-vm"
@@ -457,6 +459,8 @@ class Workflow(msgspec.Struct, frozen=True):
     dump_format: str = ""
     dump_before: str = ""
     """The status of the dump before ours, when ours was sent."""
+    status: str = "none"
+    """What QEMU said last of the migration that makes the file: what it says later is about bringing the card back."""
     fd_passed: bool = False
     fdset: int | None = None
     """The fd set that holds the file."""
@@ -488,6 +492,8 @@ class Workflow(msgspec.Struct, frozen=True):
     """Reading the file through should stop: the user cancelled."""
     done_share: float = 0.0
     """The most that was ever saved, 0 to 1: what a bar that never runs backwards shows."""
+    copied: tuple[tuple[float, float], ...] = ()
+    """When QEMU told of the copy in the last seconds, and `done_share` then: from the first to the last is the rate."""
     restarts: int = 0
     """How often a new engine has taken this over from its journal."""
     outcome: Outcome | None = None

@@ -1,6 +1,7 @@
-"""What is a state called that nobody gave a name?"""
+"""What is a state called that nobody gave a name, and how is a VM called on a command line?"""
 
 import re
+import shlex
 from collections.abc import Iterable
 
 
@@ -18,3 +19,8 @@ def default_name(vm: str, stamp: str, taken: Iterable[str], ending: str = "vmsta
     there = tuple(taken)
     names = [f"{safe}-{stamp}.{ending}", *(f"{safe}-{stamp}-{number}.{ending}" for number in range(2, 100))]
     return next((name for name in names if not any(each.startswith(name) for each in there)), names[0])
+
+
+def addressed(text: str, vm: str) -> str:
+    """A text whose commands say VM (`vmtui dump VM`), with the VM's own name there, as a shell takes it."""
+    return re.sub(r"\b(vmtui [a-z]+) VM\b", lambda found: f"{found[1]} {shlex.quote(vm)}", text)

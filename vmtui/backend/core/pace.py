@@ -1,12 +1,11 @@
 """How fast does the copy go, how much of it is done, and how long will it still take?
 
-Nothing here is kept by the engine: a front end that watches keeps its `Pace` and its samples itself.
+The engine keeps the last seconds of a copy (`Workflow.copied`), so that all front ends show the same rate; one that draws a
+line of it keeps its own samples.
 """
 
 from itertools import pairwise
 from typing import NamedTuple
-
-import msgspec
 
 from vmtui.backend.core.model import Fact, Goal, Phase
 from vmtui.backend.core.state import State
@@ -15,17 +14,6 @@ SAMPLES = 240
 """How many samples a front end keeps: a minute of them at four a second."""
 APART = 0.2
 """Seconds between two samples, at the least: QEMU is asked every quarter of a second."""
-
-
-class Pace(msgspec.Struct, frozen=True):
-    """Where the copy stood when it began, or when its bandwidth was last changed: its rate is measured from there."""
-
-    work: float
-    """When the workflow began: another workflow has another pace."""
-    at: float
-    done: float
-    """Bytes of RAM."""
-    bandwidth: int | None
 
 
 class Sample(NamedTuple):
@@ -50,26 +38,13 @@ def done(state: State) -> float:
     return state.work.done_share * total(state) if state.work else 0.0
 
 
-def pace(state: State, before: Pace | None = None) -> Pace | None:
-    """What the rate is measured from; None until the copy has begun."""
+def rate(state: State) -> float:
+    """Bytes of RAM a second, over the last seconds (`workflow.COPIED_WITHIN`); 0 = not known."""
     work = state.work
-    if work is None:
-        return None
-    known = before if before is not None and before.work == work.started else None
-    began = next((at for phase, at in reversed(work.timeline) if phase in COPYING), None)
-    if work.phase not in COPYING or began is None:
-        return known
-    if known is None:
-        return Pace(work.started, began, 0.0, work.bandwidth)
-    return known if known.bandwidth == work.bandwidth else Pace(work.started, _asked(state), done(state), work.bandwidth)
-
-
-def rate(state: State, since: Pace | None) -> float:
-    """Bytes of RAM a second, over the whole of the copy, or since its bandwidth was changed; 0 = not known."""
-    if since is None or state.work is None or state.work.phase not in COPYING:
+    if work is None or work.phase not in COPYING or len(work.copied) < 2:
         return 0.0
-    took = _asked(state) - since.at
-    return max(done(state) - since.done, 0.0) / took if took > 0 else 0.0
+    (began, had), (at, has) = work.copied[0], work.copied[-1]
+    return (has - had) * total(state) / (at - began) if at > began else 0.0
 
 
 def seconds_left(state: State, bytes_a_second: float) -> float | None:

@@ -18,8 +18,8 @@ STRATEGIES = {
     Strategy.BACKGROUND:         "background: the guest runs on meanwhile",
 }  # fmt: skip
 THENS = {
-    Then.RESUME:      "resume: the guest runs on, with its card",
-    Then.STAY_PAUSED: "stay-paused: it stands still, without its card",
+    Then.RESUME:      "resume: the guest runs on as before",
+    Then.STAY_PAUSED: "stay-paused: it stands still, any card out",
     Then.QUIT:        "quit: QEMU ends",
 }  # fmt: skip
 ON_STUCKS = {
@@ -44,6 +44,8 @@ class Plan(msgspec.Struct, frozen=True):
     """A word and what is expected."""
     why_not: str = ""
     """Why it cannot be started; empty when it can."""
+    unplugs: bool = True
+    """The guest is to let go of a card, as far as is known."""
     warns: bool = False
     """Somebody should read before starting."""
 
@@ -104,6 +106,7 @@ def _found(state: State, work: Workflow, *, read_only: bool) -> Plan:
         strategy=words.strategy_line(work.strategy, work.why),
         facts=tuple(_facts(state, work)),
         why_not=why_not,
+        unplugs=bool(state.vm.primaries),
         warns=bool(blocking or warnings),
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import humanize
+from msgspec.structs import replace
 
 from vmtui.backend.core import cmdline
 from vmtui.backend.core.model import (
@@ -19,6 +20,7 @@ from vmtui.backend.core.model import (
     Then,
     Vm,
 )
+from vmtui.backend.core.naming import addressed
 
 SAVABLE = frozenset({"running", "paused"})
 REMEDIES = {
@@ -87,7 +89,8 @@ def choose(vm: Vm, wish: Strategy) -> tuple[Strategy, str]:
     if wish is not Strategy.AUTO:
         return wish, "you asked for it"
     if not in_play(vm):
-        return Strategy.STOP_FIRST, "no failover card is in play: the guest has nothing to unplug"
+        why = "its failover card is not plugged" if vm.primaries else "it has no failover card"
+        return Strategy.STOP_FIRST, f"{why}: the guest has nothing to unplug"
     if vm.features.pause_vm:
         return Strategy.PAUSE_VM, "this QEMU has pause-vm: it pauses after the unplug, and plugs the card back by itself"
     return (
@@ -152,6 +155,7 @@ def dump_stop(vm: Vm, name: str, place: Place | None = None) -> float:
 def findings(vm: Vm, options: Options, strategy: Strategy, place: Place | None) -> tuple[Finding, ...]:
     """All findings, the worst first."""
     found = [each for check in CHECKS[options.goal] for each in check(vm, options, strategy, place)]
+    found = [replace(each, text=addressed(each.text, vm.shown), remedy=addressed(each.remedy, vm.shown)) for each in found]
     return tuple(sorted(found, key=lambda each: list(Level).index(each.level)))
 
 
@@ -186,7 +190,7 @@ def _cards(vm: Vm, _options: Options, strategy: Strategy, _place: Place | None) 
             yield _block("card-out", f"{name} is out already: QEMU would wait for ever for the guest to unplug it",
                          "vmtui resume VM brings it back")  # fmt: skip
         elif card.card is Card.DELETED:
-            yield _warn("card-deleted", f"{name} was deleted by QEMU after a late unplug", "add it again: device_add")
+            yield _warn("card-deleted", f"{name} was deleted by QEMU after a late unplug", "vmtui heal VM adds it again")
         elif card.card is Card.NOT_PROVED:
             yield _warn("not-provable", f"{name}: this machine has no PCI config window, so nobody can prove that it is "
                         "plugged", "look inside the guest afterwards")  # fmt: skip

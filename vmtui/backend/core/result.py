@@ -122,15 +122,23 @@ def warnings(state: State) -> list[str]:
     if work.baseline is None or vm.link is not Link.UP:
         return []
     told = []
-    if left_unanswered(work):
+    if left_unanswered(work) and not vm.panicked:
         told = [
             f"the guest may still answer the old request: QEMU would then delete card {card.device_id}; "
-            f"add it again over QMP: {device_add(card)}"
+            "vmtui heal VM adds it again"
             for card in vm.primaries
             if card.card is Card.PLUGGED
         ]
+    if Phase.REPLUG in dict(work.timeline) and is_.running(state):
+        told += [
+            f"card {card.device_id} is plugged, and the guest's driver had not taken it {is_.DRIVER_TIME:g} s later"
+            for card in is_.provable(state)
+            if card.card is Card.PLUGGED and not card.driven
+        ]
     if work.baseline.runstate == "paused" and vm.runstate == "postmigrate":
-        told.append("it was paused and stands still as before; QEMU calls that 'postmigrate' now: vmtui resume lets it run")
+        told.append(
+            "it was paused and stands still as before; QEMU calls that 'postmigrate' now: vmtui resume VM lets it run"
+        )
     return told
 
 

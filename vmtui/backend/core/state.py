@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from vmtui.backend.core.commands import Action, Command, Ping
 from vmtui.backend.core.model import Failure, Goal, Trouble, Vm, Workflow
+from vmtui.backend.core.naming import addressed
 
 
 class Watching(StrEnum):
@@ -96,5 +97,5 @@ def alarm(state: State, text: str) -> State:
 
 def note(state: State, text: str) -> State:
     """Add a sentence that a person should read at the end, once."""
-    work = the_work(state)
+    work, text = the_work(state), addressed(text, state.vm.shown)
     return state if text in work.notes else replace(state, work=replace(work, notes=(*work.notes, text)))

@@ -33,10 +33,10 @@ class Step(msgspec.Struct, frozen=True):
 
     phase: Phase
     tone: Tone
-    """GOOD = it is over, BUSY or WARN = it is now (WARN: undoing), DIM = it is still to come."""
+    """GOOD = it is over, BUSY or WARN = it is now (WARN: undoing), DIM = it is still to come, or nothing was done in it."""
     now: bool = False
     seconds: float | None = None
-    """Time spent in it; None = still to come."""
+    """Time spent in it; None = still to come, or nothing was done."""
     qemu: tuple[str, ...] = ()
     """QEMU's own words for its migration in this phase, in order."""
     made_to_fail: bool = False
@@ -61,6 +61,8 @@ def steps(state: State, log: tuple[Record, ...] = ()) -> tuple[Step, ...]:
 def _step(state: State, phase: Phase, between: tuple[float, float], said: tuple[tuple[float, str], ...]) -> Step:
     work, (began, ended) = the_work(state), between
     now = work.outcome is None and (phase, began) == work.timeline[-1]
+    if phase is Phase.VERIFY and not now and work.file is None:
+        return Step(phase, Tone.DIM)  # there was nothing to read through
     heard = [word for at, word in said if began <= at and (now or at < ended)]
     if phase in _OURS - {Phase.UNPLUG} and not any(at == began for at, _word in said):
         heard = [*[word for at, word in said if at < began][-1:], *heard]  # no word began it: the last one still holds

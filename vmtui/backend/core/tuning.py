@@ -54,7 +54,7 @@ def refusal(state: State, parameters: tuple[str, ...], capabilities: tuple[str, 
 def _for_this_save(state: State, bandwidth: int) -> State:
     work = the_work(state)
     tries = {name: count for name, count in work.tries.items() if name != "set-parameters"}
-    work = replace(work, bandwidth=bandwidth, tries=tries)
+    work = replace(work, bandwidth=bandwidth, tries=tries, copied=work.copied[-1:])
     return replace(state, work=work, tuned=Tuned(state.now, (BANDWIDTH,)))
 
 

@@ -3,6 +3,7 @@
 All text that comes from outside is made printable here.
 """
 
+import re
 import shlex
 from collections.abc import Iterator
 from datetime import datetime
@@ -27,6 +28,7 @@ from vmtui.backend.core.model import (
     Vm,
     Workflow,
 )
+from vmtui.backend.core.naming import addressed
 from vmtui.backend.core.result import settings_restored, stopped_seconds
 from vmtui.backend.core.samples import Judgement, Life
 from vmtui.backend.core.state import State, the_work
@@ -60,7 +62,15 @@ def size(count: float) -> str:
 
 
 def seconds(value: float) -> str:
-    return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value:.2f} s" if value < 60 else humanize.precisedelta(value)
+    return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value:.2f} s" if value < 60 else about(value)
+
+
+def about(value: float) -> str:
+    """A duration to the second, or to the minute where it lasts for hours."""
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def time_of_day(at: float) -> str:
@@ -96,21 +106,50 @@ def phase_line(state: State) -> str:
         return verdict(state)
     if work.phase is Phase.DUMP and work.given_up:
         return "QEMU cannot break a dump off: the guest stands until its end, then the file is removed"
-    if work.phase is Phase.VERIFY and work.given_up:
-        return "removing the partial file"
     if work.phase is Phase.CANCEL and work.marks.unplugged is None:
         left = CANCEL_WAIT - (state.now - work.entered)
         then = "dumped (QEMU dumps nothing while a migration is under way)" if work.dump_next else "cancelled"
         return f"QEMU waits up to {left:.0f} s more for the guest, then it is {then}" if left > 0 else MEANING[work.phase]
-    return MEANING[work.phase]
+    if work.phase is Phase.REPLUG and "cancel-replug" in work.tried_at and is_.own_replug_running(state):
+        left = CANCEL_WAIT - (state.now - work.tried_at["cancel-replug"])
+        return f"the guest does not see its card; QEMU waits up to {max(left, 0):.0f} s more for it, then plugs it back"
+    return meaning(work, work.phase)
 
 
-def status_word(state: State, phase: Phase) -> str:
-    return status_of(state.vm.migration.status, phase)
+def meaning(work: Workflow, phase: Phase) -> str:
+    """What is done in a phase of this work; empty where nothing is."""
+    if phase in _BRINGING_BACK and nothing_to_do(work):
+        return ""
+    if (
+        phase is Phase.RESUME
+        and work.options.goal is Goal.SAVE
+        and work.options.then is not Then.RESUME
+        and not work.given_up
+    ):
+        return ""
+    if phase is Phase.VERIFY and (work.given_up or not work.reserved):
+        return "removing the partial file" if work.reserved else ""
+    return MEANING[phase]
+
+
+_BRINGING_BACK = (Phase.RESUME, Phase.REPLUG, Phase.SETTLE)
+
+
+def nothing_to_do(work: Workflow) -> bool:
+    """It was to be made to run with its card, and it does so already."""
+    before = work.baseline
+    resumes = work.options.goal is Goal.RESUME and before is not None and before.runstate == "running"
+    return resumes and before is not None and all(card is Card.PLUGGED for card in before.cards.values())
+
+
+def status_word(state: State, log: tuple[Record, ...], phase: Phase, at: float) -> str:
+    """QEMU's own word of this save's migration when the phase began, as far as the log goes back."""
+    told = (each.data.get("status") for each in reversed(log) if each.kind == "phase" and each.at == at)
+    return status_of(str(next(told, the_work(state).status)), phase)
 
 
 def status_of(status: str, phase: str) -> str:
-    """QEMU's own word, in the phases in which it is about this save; later it is about bringing the card back."""
+    """QEMU's own word, in the phases in which it tells something new."""
     ours = phase in (Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL, Phase.FINISH)
     return f" (migration {printable(status, 40)})" if ours and status != "none" else ""
 
@@ -155,20 +194,17 @@ def verdict_word(state: State) -> str:
     return str(found) if found in DEATHS else "slow"
 
 
-def progress_line(state: State, rate: float) -> str:
-    """Share, bytes, rate and time left of a save; `rate` in bytes of RAM a second."""
+def progress_line(state: State) -> str:
+    """Share, bytes, rate (of RAM) and time left of a copy, in 55 characters at the most."""
     work, total = the_work(state), pace.total(state)
-    done = work.done_share * total
-    line = f"{work.done_share:4.0%}  {size(done)} of {size(total)}"
-    if rate > 0:
-        left = (total - done) / rate
-        line += f"  {size(rate)}/s  {seconds(left)} left"
-    return line
+    line = f"{work.done_share:4.0%} of {size(total)}"
+    left = pace.seconds_left(state, rate := pace.rate(state))
+    return line if left is None else f"{line}  {size(rate)}/s  {about(left)} left"
 
 
 def stopped_line(state: State) -> str:
     value = stopped_seconds(state)
-    return "" if value is None or the_work(state).marks.resumed is not None else f"guest stopped {seconds(value)}"
+    return "" if value is None or the_work(state).marks.resumed is not None else f"guest stopped {about(value)}"
 
 
 def vm_facts(vm: Vm) -> Iterator[tuple[str, str]]:
@@ -257,6 +293,8 @@ def ending(state: State) -> str:
     if work.failure is not None and work.failure.trouble is Trouble.USER:
         why = " by the user"
     same = work.baseline is None or work.baseline.runstate == state.vm.runstate
+    if work.outcome is Outcome.RESUMED and nothing_to_do(work):
+        return "runs, and nothing of it was missing: there was nothing to do"
     tail = "; the VM is as before" if work.outcome in (Outcome.FAILED, Outcome.CANCELLED) and same else ""
     return f"{_ENDINGS[work.outcome]}{why}{tail}"
 
@@ -274,9 +312,9 @@ _ENDINGS = {
 
 
 _ON_SCREEN = {
-    "vmtui resume VM": "Resume on the VM's screen",
-    "vmtui resume": "Resume on the VM's screen",
-    "vmtui verify": "Verify among the snapshots",
+    re.compile(r"\bvmtui (resume|heal) ('[^']*'|[^\s;,]+)+"): "Resume on the VM's screen",
+    re.compile(r"\bvmtui dump ('[^']*'|[^\s;,)]+)+"): "Dump on the VM's screen",
+    re.compile(r"\bvmtui verify"): "Verify among the snapshots",
 }
 """What a remedy is called on a command line -> on a screen."""
 
@@ -284,28 +322,40 @@ _ON_SCREEN = {
 def on_screen(text: str) -> str:
     """A remedy, for somebody who has keys and no command line."""
     for command, key in _ON_SCREEN.items():
-        text = text.replace(command, key)
+        text = command.sub(key, text)
     return text
 
 
 def proof(state: State) -> Iterator[tuple[str, str]]:
-    """The card of proved facts: a word and what was found."""
+    """The card of proved facts: a word and what was found. What somebody must see to comes first."""
     work = the_work(state)
     if work.baseline is None:
         return
+    notes = [("note", printable(text)) for text in work.notes]
+    facts = list(_proved(state))
+    yield from (*notes, *facts) if work.outcome is Outcome.ATTENTION else (*facts, *notes)
+
+
+def _proved(state: State) -> Iterator[tuple[str, str]]:
+    work = the_work(state)
     if work.options.goal is Goal.SAVE:
         yield "file", _file(state)
     if work.options.goal is Goal.DUMP:
         yield "dump", _dump(state)
         yield from _how_to_open(work)
     yield "guest", _guest(state)
+    if has_quit(state):
+        return
     yield from proof_of_cards(state)
     if work.options.goal is not Goal.DUMP:
         yield "settings", _settings(state)
     if work.guarded:
         yield "panic", _panic(state)
-    for text in work.notes:
-        yield "note", printable(text)
+
+
+def has_quit(state: State) -> bool:
+    """QEMU has ended, as it was to: of its card and its settings there is nothing to be said."""
+    return state.vm.link is Link.GONE and is_.to_quit(state)
 
 
 def proof_of_cards(state: State) -> Iterator[tuple[str, str]]:
@@ -356,12 +406,25 @@ def _how_to_open(work: Workflow) -> Iterator[tuple[str, str]]:
 
 def _guest(state: State) -> str:
     vm, stood = state.vm, stopped_seconds(state)
+    if has_quit(state):
+        return "QEMU has ended, as it was to after the save"
     if vm.link is not Link.UP:
         return "QEMU has ended" if vm.link is Link.GONE else "QEMU cannot be asked"
-    still = the_work(state).marks.resumed is None and stood is not None
-    since = "it was dumped" if the_work(state).options.goal is Goal.DUMP else "the state was saved"
-    past = "" if stood is None else f", stopped since {since}" if still else f", was stopped for {seconds(stood)}"
+    if vm.runstate == "postmigrate":
+        return printable(addressed("paused (QEMU calls it postmigrate); vmtui resume VM lets it run", vm.shown))
+    past = "" if stood is None else f", was stopped for {seconds(stood)}"
+    if stood is not None and the_work(state).marks.resumed is None:
+        past = f", stopped since {_what_stopped_it(state)}"
     return f"{printable(vm.runstate, 40)}{past}"
+
+
+def _what_stopped_it(state: State) -> str:
+    work = the_work(state)
+    if state.vm.panicked:
+        return "it panicked"
+    if work.options.goal is Goal.DUMP:
+        return "it was dumped"
+    return "the state was saved" if work.published else "the save"
 
 
 def _card(card: Primary, vm: Vm) -> str:
@@ -369,8 +432,9 @@ def _card(card: Primary, vm: Vm) -> str:
     if vm.link is not Link.UP:
         return f"{name}: cannot be looked at"
     if card.card is Card.PLUGGED:
-        driver = "the guest's driver runs it" if card.driven else "no guest driver runs it"
-        return f"{name} plugged, proved: {card.pci_id} in the guest's PCI config space, {driver}"
+        driver = ", the guest's driver runs it" if card.driven else ", no guest driver runs it"
+        driver = "" if vm.panicked else driver
+        return f"{name} plugged, proved: {card.pci_id} in the guest's PCI config space{driver}"
     if card.card is Card.OUT:
         return f"{name} out, proved: the guest's PCI config space is empty there"
     if card.card is Card.DELETED:

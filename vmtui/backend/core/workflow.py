@@ -194,7 +194,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.card_deleted, is_.may_add_card), do.add_card),
         Rule((is_.card_deleted,), do.note_deleted, Phase.SETTLE),
         Rule((is_.cards_are_back, is_.cards_are_driven), go=Phase.SETTLE),
-        Rule((is_.cards_are_back, is_.driver_had_its_time), do.note_not_driven, Phase.SETTLE),
+        Rule((is_.cards_are_back, is_.driver_had_its_time), go=Phase.SETTLE),
         Rule((is_.cards_are_back,), None),
         Rule((is_.own_replug_running, is_.replug_must_be_cancelled), do.cancel_replug),
         Rule((is_.migration_running, is_.replug_has_time), None),
@@ -442,13 +442,53 @@ def _mark(before: State, state: State) -> State:
     if vm.link is Link.UP and was.link is not Link.UP:
         changes["lost"] = None
     work = replace(work, marks=replace(marks, **changes)) if changes else work
-    if work.sent is not Sent.NO and (share := _share(work, vm)) is not None:
+    return _told_of_the_file(before, _told_of_the_cards(replace(state, work=work)))
+
+
+def _told_of_the_cards(state: State) -> State:
+    """Since when they are back."""
+    work = the_work(state)
+    if work.phase is not Phase.REPLUG or is_.cards_are_back(state) == (work.marks.back is not None):
+        return state
+    back = state.now if work.marks.back is None else None
+    return replace(state, work=replace(work, marks=replace(work.marks, back=back)))
+
+
+def _told_of_the_file(before: State, state: State) -> State:
+    """How far the copy is, how fast it goes, and QEMU's word for it."""
+    work, was, vm = the_work(state), before.vm, state.vm
+    if work.sent is Sent.NO:
+        return state
+    if (share := _share(work, vm)) is not None:
         work = replace(work, done_share=max(work.done_share, min(share, 1.0)))
+        fact = Fact.DUMP if work.phase is Phase.DUMP else Fact.MIGRATION
+        if vm.seen.get(fact, state.now) != was.seen.get(fact):
+            work = replace(work, copied=_copied(work, state.now))
+    if work.phase in OF_THE_FILE and not is_.migrate_never_arrived(state):
+        work = replace(work, status=vm.migration.status)
     return replace(state, work=work)
+
+
+COPIED_WITHIN = 5.0
+"""Seconds of a copy that its rate is measured over."""
+COPIED_APART = 0.4
+"""Seconds between those that are kept, but for the last."""
+
+
+def _copied(work: Workflow, at: float) -> tuple[tuple[float, float], ...]:
+    """With the present one, and without what is too old; where nobody looked for longer, only the last is left of it."""
+    kept = tuple(each for each in work.copied if each[0] >= at - COPIED_WITHIN) or work.copied[-1:]
+    if len(kept) > 1 and kept[-1][0] - kept[-2][0] < COPIED_APART:
+        kept = kept[:-1]
+    return (*kept, (at, work.done_share))
 
 
 COPYING = frozenset({Phase.UNPLUG, Phase.PAUSE, Phase.SAVE, Phase.CANCEL})
 """Phases in which the migration that makes the file can come to its end."""
+
+
+OF_THE_FILE = COPYING | {Phase.FINISH}
+"""Phases in which QEMU's status is about that migration."""
 
 
 BEFORE_IT_IS_SAVED = COPYING | {Phase.PREPARE, Phase.DUMP}
