@@ -26,7 +26,7 @@ from tests.engine.conftest import engine_is_gone, kill_engine
 from vmtui import params
 from vmtui.backend import config, server, wire
 from vmtui.backend.core.errors import Exit
-from vmtui.backend.core.fleet import Begin, CancelWish, TuneWish, VmView
+from vmtui.backend.core.fleet import Begin, CancelWish, VmView
 from vmtui.backend.core.model import Link, Options, Outcome, Phase
 from vmtui.backend.core.sim import STOCK_7_2, STOCK_10_0, Scenario
 from vmtui.backend.core.sim.scenarios import world
@@ -163,7 +163,7 @@ def test_what_an_engine_that_is_told_to_stop_does_can_be_looked_at_tuned_and_can
             assert json.loads(vmtui("engine", "status", "--json")[1])["ending"]
             assert f"vmtui cancel {job.stem} undoes it" in vmtui("engine")[1]
             assert vmtui("check", other.address)[0] == 0
-            asyncio.run(_slow_down(str(qemu.address)))
+            assert vmtui("params", qemu.address, "max-bandwidth=1M")[0] == 0
             assert vmtui("params", other.address, "max-bandwidth=512M")[0] == Exit.REFUSED
             with started("attach", qemu.address) as looking:
                 line_with(looking.stdout, "unplug")
@@ -174,15 +174,23 @@ def test_what_an_engine_that_is_told_to_stop_does_can_be_looked_at_tuned_and_can
         assert other.as_before
 
 
-async def _slow_down(key: str) -> None:
-    front = Front()
-    async with Remote(front.take) as engine:
-        engine.request(TuneWish(key, {"max-bandwidth": 1 << 20}, {}))
-        await front.until(lambda views: key in views and _bandwidth(views[key]) == 1 << 20)
-
-
-def _bandwidth(view: VmView) -> int | None:
-    return view.state.work.bandwidth if view.state.work is not None else None
+@pytest.mark.parametrize("phase", ["unplug", "save"])
+def test_how_fast_a_save_may_be_is_shown_and_set_while_it_runs(path: Path, phase: str) -> None:
+    scenario = STUBBORN if phase == "unplug" else Scenario(disk_speed=100.0)
+    with FakeQemu(path, scenario=scenario) as qemu, started(*save(qemu, "--json")) as saving:
+        line_with(saving.stdout, f'"phase": "{phase}"')
+        began = time.monotonic()
+        assert vmtui("params", qemu.address, "max-bandwidth")[0] == 0
+        code, _out, err = vmtui("params", qemu.address, "max-bandwidth=512K")
+        assert (code, err) == (0, "")
+        assert json.loads(vmtui("jobs", "--json")[1])["state"] == "running"
+        assert vmtui("params", qemu.address, "multifd=on")[0] == Exit.REFUSED
+        assert time.monotonic() - began < params.LIMIT / 2
+        if phase == "save":
+            wait_until(lambda: qemu.vm.parameters["max-bandwidth"] == 512 << 10, "QEMU is told")
+        assert json.loads(vmtui("jobs", "--json")[1])["state"] == "running"
+        assert vmtui("cancel", qemu.address)[0] == 0
+        assert qemu.as_before
 
 
 def test_stop_cancel_puts_the_vm_back_first(path: Path) -> None:
