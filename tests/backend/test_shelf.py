@@ -359,8 +359,12 @@ def test_a_verdict_stays_with_its_file_and_goes_when_that_changes(kept: Path, di
 
 def test_reading_through_can_be_stopped(kept: Path, directory: Path) -> None:
     service, shown = served(directory)
+    held = threading.Event()
+    assert service._loop is not None
+    service._loop.call_soon_threadsafe(held.wait)  # the file is small: it could be through before it is to be stopped
     service.request(ReadWish(str(kept)))
     service.request(ReadWish(str(kept), stop=True))
+    held.set()
     fleet = shown.until(lambda fleet: fleet.shelf.said != "")
     assert (fleet.shelf.said, fleet.shelf.readings) == (f"stopped reading {kept}", {})
     service.stop()
