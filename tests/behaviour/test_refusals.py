@@ -37,7 +37,7 @@ def test_a_vm_that_was_paused_with_its_card_plugged(guest: AnyGuest) -> None:
     guest.qemu("stop")
     paused = guest.look()
     try:
-        refused(guest.run("save"), 4, "paused with its failover card plugged", "let it run (cont)")
+        refused(guest.run("save"), 4, "paused with its failover card plugged", "let it run (vmtui resume")
         assert guest.look() == paused
     finally:
         guest.qemu("cont")

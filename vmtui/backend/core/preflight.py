@@ -168,7 +168,7 @@ def _runstate(vm: Vm, _options: Options, strategy: Strategy, _place: Place | Non
                      REMEDIES.get(vm.runstate, "see QEMU's log"))  # fmt: skip
     elif vm.runstate == "paused" and in_play(vm):
         yield _block("paused-with-card", "it is paused with its failover card plugged: a stopped guest cannot unplug it "
-                     "(this is where the classic recipe hangs)", "let it run (cont), then save")  # fmt: skip
+                     "(this is where the classic recipe hangs)", "let it run (vmtui resume VM), then save")  # fmt: skip
     elif vm.runstate == "paused" and strategy is Strategy.BACKGROUND:
         yield _block("paused-background", "it is paused: a background snapshot is made of a running VM",
                      "use --strategy stop-first")  # fmt: skip
