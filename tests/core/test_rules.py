@@ -11,11 +11,11 @@ from tests.core.play import Fault, Play
 from tests.core.test_restart import Kill, Mortal, line_with
 from tests.explore.world import Mode, Point, Store
 from tools.mutate import EQUIVALENT, mutants
-from vmtui.backend.core import effects, workflow
-from vmtui.backend.core.commands import Action, Command, Publish, Reserve, Survey, Verify
+from vmtui.backend.core import effects, facts, workflow
+from vmtui.backend.core.commands import QUERIES, Action, Command, Dumping, Publish, Reserve, Survey, Verify
 from vmtui.backend.core.errors import Exit
 from vmtui.backend.core.events import AnyEvent, Cancel, Connected, QmpEvent, Tick, Wish
-from vmtui.backend.core.model import Fact, Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
+from vmtui.backend.core.model import Dump, Fact, Goal, Link, OnStuck, Options, Outcome, Phase, Strategy, Then
 from vmtui.backend.core.result import Result, report
 from vmtui.backend.core.sim import PAUSE_VM_10_0, STOCK_7_2, STOCK_10_0, STOCK_11_1, CardState, FdKind, Profile, Scenario
 from vmtui.backend.core.sim.target import Fd, Target
@@ -1439,6 +1439,49 @@ def test_a_card_that_is_out_stays_out_for_a_dump() -> None:
 
 def test_where_there_is_no_room_for_the_quick_format_the_small_one_is_taken() -> None:
     assert dump_of(store=Store(free=200 << 20)).run().format == "kdump-zlib"
+
+
+FAILS = Scenario(write_fails_after=1_000_000)
+
+
+def test_why_a_dump_failed_is_waited_for_where_that_it_failed_is_known_first() -> None:
+    held: list[QmpEvent] = []
+
+    def hold(_play: Play, event: QmpEvent) -> list[AnyEvent]:
+        held.extend([event] if event.name == "DUMP_COMPLETED" else [])
+        return [] if event.name == "DUMP_COMPLETED" else [event]
+
+    def let_go(play: Play) -> None:
+        if held and play.state.vm.dump.status == "failed":
+            play.step(held.pop())
+
+    play = Play(scenario=FAILS, options=DUMP, on_event=hold, watch=let_go)
+    result = play.run()
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, Exit.STORE)
+    assert "failed to save memory" in str(result.error)
+
+
+def test_a_dump_whose_failure_is_never_explained_ends_all_the_same() -> None:
+    def drop(_play: Play, event: QmpEvent) -> list[AnyEvent]:
+        return [] if event.name == "DUMP_COMPLETED" else [event]
+
+    result = Play(scenario=FAILS, options=DUMP, on_event=drop).run()
+    assert (result.outcome, result.error) == (Outcome.FAILED, "the dump failed: QEMU gives no reason")
+    assert result.runstate == "running"
+
+
+def test_why_a_dump_failed_is_not_forgotten_with_the_next_look_at_it() -> None:
+    seen: list[str] = []
+
+    def look_again(play: Play) -> None:
+        known = play.state.vm
+        if known.dump.error:
+            vm = facts.learn(known, QUERIES[Fact.DUMP](known), Dumping(Dump("failed")), play.now)  # type: ignore[arg-type]
+            seen.append(vm.dump.error)
+
+    Play(scenario=FAILS, options=DUMP, watch=look_again).run()
+    assert seen
+    assert all("failed to save memory" in each for each in seen)
 
 
 def test_a_dump_that_fails_leaves_no_file_and_a_guest_that_runs(stock: Profile) -> None:

@@ -184,6 +184,7 @@ def _marks(work: Workflow, now: float) -> Hashable:
         _age(marks.lost, now, is_.LOST_LIMIT),
         (marks.unplugged is None, marks.stopped is None, marks.resumed is None, marks.bytes_at_stop is None),
         (marks.cancel_sent is None),
+        _age(marks.failed, now, is_.REASON_TIME if work.phase is Phase.DUMP else 0.0),
         _age(marks.back, now, is_.DRIVER_TIME if work.phase is Phase.REPLUG else 0.0),
     )
 

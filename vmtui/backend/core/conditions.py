@@ -48,6 +48,8 @@ SAMPLE_EVERY = 0.5
 PING_EVERY = 3.0
 """Seconds between two questions to its guest agent, each of which is given up before the next."""
 
+REASON_TIME = 1.0
+"""Seconds within which QEMU says why a dump has failed that it said has failed."""
 TRIES = 3
 CONT_TRIES = 20
 PAUSE_BETWEEN_TRIES = 0.5
@@ -462,6 +464,12 @@ def dump_running(state: State) -> bool:
 
 def dump_failed(state: State) -> bool:
     return state.vm.dump.status == "failed"
+
+
+def reason_may_come(state: State) -> bool:
+    """QEMU says that a dump has failed, and why only with the next word, an event."""
+    failed = the_work(state).marks.failed
+    return not state.vm.dump.error and failed is not None and state.now - failed < REASON_TIME
 
 
 def dump_never_arrived(state: State) -> bool:

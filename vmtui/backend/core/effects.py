@@ -290,6 +290,7 @@ def dump(state: State) -> State:
     work, vm = the_work(state), state.vm
     where = f"fd:{STATE_FD}" if vm.fd_passing else f"file:{work.options.output}.partial"
     arguments = {"paging": False, "protocol": where, "detach": True, "format": work.dump_format}
+    state = replace(state, vm=replace(vm, dump=replace(vm.dump, error="")))
     sent = _forget(send(state, Command("dump-guest-memory", arguments)), Fact.DUMP)
     return _mark(_with(tried(sent, "dump"), sent=Sent.UNKNOWN, dump_before=vm.dump.status), asked=state.now)
 

@@ -29,7 +29,7 @@ from vmtui.backend.core.commands import (
     dump,
 )
 from vmtui.backend.core.events import Connected, Disconnected, Pinged, QmpEvent
-from vmtui.backend.core.model import Agent, Card, Cpu, Fact, Link, Migration, Primary, Sample, Vm
+from vmtui.backend.core.model import Agent, Card, Cpu, Dump, Fact, Link, Migration, Primary, Sample, Vm
 
 NO_CARD = 0xFFFFFFFF
 BUS_MASTER = 1 << 2
@@ -59,7 +59,8 @@ def learn(vm: Vm, command: Command, learned: Learned, at: float) -> Vm:
     assert fact is not None
     match learned:
         case Text(value) | Settings(value) | Dumping(value) | Offered(value) | Formats(value):
-            return with_fact(vm, fact, at, **{fact.value.replace("-", "_"): value})
+            known = _keep_reason(vm, value) if isinstance(value, Dump) else value
+            return with_fact(vm, fact, at, **{fact.value.replace("-", "_"): known})
         case Runstate(status):
             return with_fact(vm, fact, at, runstate=status, panicked=vm.panicked or status == "guest-panicked")
         case MigrationNow(now):
@@ -222,6 +223,11 @@ def _deleted(vm: Vm, data: dict[str, Any], _at: float) -> Vm:
             for card in vm.primaries
         ),
     )
+
+
+def _keep_reason(vm: Vm, now: Dump) -> Dump:
+    """Why it failed only the event has told."""
+    return replace(now, error=vm.dump.error) if now.status == vm.dump.status == "failed" else now
 
 
 def _dumped(vm: Vm, data: dict[str, Any], at: float) -> Vm:

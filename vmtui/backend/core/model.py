@@ -417,6 +417,8 @@ class Marks(msgspec.Struct, frozen=True):
     bytes_at_stop: int | None = None
     back: float | None = None
     """The cards were proved to be plugged again; what their driver needs is counted from there."""
+    failed: float | None = None
+    """The dump was seen to have failed."""
 
 
 DUMP_STANDS = "save-vm"

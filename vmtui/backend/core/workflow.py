@@ -165,6 +165,7 @@ RULES: dict[Phase, tuple[Rule, ...]] = {
         Rule((is_.dump_never_arrived,), do.try_dump_again),
         Rule((is_.file_not_handed_over,), do.hand_over_dump),
         Rule((is_.dump_not_sent,), do.dump),
+        Rule((is_.dump_failed, is_.reason_may_come), None),
         Rule((is_.dump_failed,), do.blame_dump),
         Rule((), go=Phase.RESUME),
     ),
@@ -431,6 +432,8 @@ def _mark(before: State, state: State) -> State:
         changes["completed"] = at
     if work.phase is Phase.DUMP and marks.completed is None and is_.dump_is_complete(state):
         changes["completed"] = at
+    if work.phase is Phase.DUMP and marks.failed is None and is_.dump_failed(state) and is_.dump_sent(state):
+        changes["failed"] = at
     if marks.stopped is None and was.runstate == "running" and vm.runstate != "running":
         changes["stopped"] = at
     if marks.stopped is not None and marks.resumed is None and was.runstate != "running" and vm.runstate == "running":
