@@ -60,6 +60,18 @@ def test_every_state_is_listed_with_whose_when_how_large_and_whole_or_not() -> N
     assert "2 not whole" in picture
 
 
+def test_keys_move_the_cursor_also_where_the_first_state_came_later_than_the_screen() -> None:
+    frozen = source()
+
+    async def use(app: VmtuiApp, hands: Hands) -> None:
+        await opened(app)
+        frozen.change(source(WEB1, WEB2).fleet)
+        await hands.settle()
+        await hands.press("j")
+
+    assert "web2-20260228" in shown(frozen, use), "the details of the second one"
+
+
 @pytest.mark.slice
 def test_a_wide_screen_also_says_how_and_with_which_qemu() -> None:
     line = row(seen(source(WEB1), size=(160, 50)), "web1")

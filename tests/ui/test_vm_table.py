@@ -90,6 +90,21 @@ def test_the_cursor_stays_on_its_vm_when_others_come_and_go() -> None:
     assert run(source, use) == ["c", "c", "c", "d", "d"]
 
 
+def test_keys_move_the_cursor_also_where_the_vms_came_later_than_the_screen() -> None:
+    """At every start there are none for a moment: what is hidden then must not lose the keyboard for good."""
+    source = Frozen(fleet())
+
+    async def use(app: VmtuiApp, hands: Hands) -> str:
+        await hands.press("j")
+        for some in (fleet("a", "b"), fleet(), fleet("a", "b")):
+            source.change(some)
+            await hands.settle()
+        await hands.press("j")
+        return under_cursor(app)
+
+    assert run(source, use) == "b"
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_vm_under_the_cursor_is_in_view_wherever_the_cursor_goes(size: tuple[int, int]) -> None:
     async def use(app: VmtuiApp, hands: Hands) -> None:

@@ -46,7 +46,7 @@ class FleetScreen(ShowingScreen):
     FleetScreen.-wide #body { layout: horizontal; }
     FleetScreen #hint { padding: 1 2; height: auto; display: none; }
     FleetScreen #hint.-open { display: block; }
-    FleetScreen.-empty #body { display: none; }
+    FleetScreen.-empty #body { height: 0; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open('vm')", "Open", id="fleet.open"),

@@ -43,7 +43,8 @@ class SnapshotsScreen(ShowingScreen):
     SnapshotsScreen #said { height: 1; padding: 0 1; }
     SnapshotsScreen.-low #detail { height: 7; }
     SnapshotsScreen.-roomy #detail { height: auto; max-height: 60%; }
-    SnapshotsScreen.-empty #detail, SnapshotsScreen.-empty StateTable { display: none; }
+    SnapshotsScreen.-empty #detail { display: none; }
+    SnapshotsScreen.-empty StateTable { height: 0; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "verify", "Verify", id="snapshots.verify"),
