@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tools.measure.engines import engine_pid
 from tools.measure.guests import Guest
 from tools.measure.qmp import BenchError, Qmp, migration
+from tools.measure.terminal import cpu_seconds
 
 LOW, FULL = 64 << 10, 1 << 43
 """Bytes a second."""
@@ -28,7 +30,7 @@ class Ran:
     seconds: float
     """From before it was started to its end."""
     cpu: float
-    """Seconds of one core, in user and kernel mode."""
+    """Seconds of one core, in user and kernel mode; those of vmtui's engine meanwhile are counted in."""
     rss: int
     """Peak, in bytes. The kernel counts in what the process that started it had."""
     out: str
@@ -44,6 +46,8 @@ class Running:
     process: subprocess.Popen[bytes]
     began: float
     out: IO[bytes]
+    engine: tuple[int, float]
+    """Its pid and the seconds that it had taken by then; 0 and 0 where none ran."""
 
     def end(self) -> Ran:
         _, status, usage = os.wait4(self.process.pid, 0)
@@ -52,13 +56,23 @@ class Running:
         self.out.seek(0)
         text = self.out.read().decode(errors="replace")
         self.out.close()
-        return Ran(self.process.returncode, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10, text)
+        pid, taken = _engine()
+        taken -= self.engine[1] if pid == self.engine[0] else 0.0
+        return Ran(self.process.returncode, seconds, usage.ru_utime + usage.ru_stime + taken, usage.ru_maxrss << 10, text)
 
 
 def start(*arguments: str) -> Running:
     out = tempfile.TemporaryFile()  # noqa: SIM115 (Running.end closes it)
-    began = time.monotonic()
-    return Running(subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=out), began, out)
+    engine, began = _engine(), time.monotonic()
+    return Running(subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=out), began, out, engine)
+
+
+def _engine() -> tuple[int, float]:
+    pid = engine_pid(Path(os.environ["VMTUI_RUNTIME_DIR"]))
+    try:
+        return pid, cpu_seconds(pid) if pid else 0.0
+    except FileNotFoundError:
+        return 0, 0.0
 
 
 def run(*arguments: str) -> Ran:
