@@ -12,10 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
 from vmtui.backend import server
@@ -87,7 +86,7 @@ def show(given: argparse.Namespace) -> int:
         with _served(directory, specs, settings):
             if given.command or given.shell:
                 return _run(directory, given.command or _shell(directory, extra is not None))
-            return _run(directory, [sys.executable, "-m", "vmtui", "ui"], {INSIDE: "inside"})
+            return _run(directory, [sys.executable, "-m", "vmtui", "ui"], inside=True)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -165,10 +164,10 @@ def _shell(directory: Path, yours: bool) -> list[str]:
     return [os.environ.get("SHELL") or "/bin/sh"]
 
 
-def _run(directory: Path, command: Sequence[str], more: Mapping[str, str] = MappingProxyType({})) -> int:
+def _run(directory: Path, command: Sequence[str], *, inside: bool = False) -> int:
     """Run it to its end. Ctrl-C is for the command; who ends this process ends the command.
 
-    A screen that is alone among the VMs has the engine inside: what goes on when it is closed, goes on in this terminal.
+    `inside`: with the engine inside, so that what goes on when it is closed goes on in this terminal.
     """
     (directory / "run").mkdir(mode=0o700, exist_ok=True)
     environment = {
@@ -179,7 +178,7 @@ def _run(directory: Path, command: Sequence[str], more: Mapping[str, str] = Mapp
         "VMTUI_RUNTIME_DIR": str(directory / "run"),
         "PATH": f"{_beside()}:{os.environ.get('PATH', '')}",
         "PS1": "vmtui demo $ ",
-        **more,
+        **({INSIDE: "inside"} if inside else {}),
     }
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda _number, _frame: None)  # not SIG_IGN, which the command would inherit

@@ -11,7 +11,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
@@ -272,19 +273,24 @@ class _Kept:
 
 
 @contextlib.contextmanager
-def _looking_on(left: Callable[[signal.Signals], None]) -> Iterator[None]:
+def _handled(handlers: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
+    """Signals that the event loop takes meanwhile."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, left, number)
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 
+def _looking_on(left: Callable[[signal.Signals], None]) -> contextlib.AbstractContextManager[None]:
+    return _handled({number: partial(left, number) for number in (signal.SIGINT, signal.SIGTERM)})
+
+
 @contextlib.contextmanager
-def _signals(interrupted: Callable[[Engine | Remote], None], engine: Engine | Remote) -> Any:
+def _signals(interrupted: Callable[[Engine | Remote], None], engine: Engine | Remote) -> Iterator[None]:
     """Where a login session is ended, systemd sends SIGTERM and then SIGHUP: nobody wants a save cancelled by that.
 
     Under nohup SIGHUP stays without a meaning, and SIGTERM keeps its own.
@@ -298,15 +304,16 @@ def _signals(interrupted: Callable[[Engine | Remote], None], engine: Engine | Re
         interrupted(engine)
 
     before = signal.getsignal(signal.SIGHUP)
+    handlers: dict[signal.Signals, Callable[[], object]] = {
+        signal.SIGINT: partial(interrupted, engine),
+        signal.SIGTERM: partial(loop.call_later, HANGUP_FOLLOWS, end),
+    }
     if before != signal.SIG_IGN:
-        loop.add_signal_handler(signal.SIGHUP, hung_up.set)
-    loop.add_signal_handler(signal.SIGINT, interrupted, engine)
-    loop.add_signal_handler(signal.SIGTERM, loop.call_later, HANGUP_FOLLOWS, end)
+        handlers[signal.SIGHUP] = hung_up.set
     try:
-        yield
+        with _handled(handlers):
+            yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.remove_signal_handler(number)
         signal.signal(signal.SIGHUP, before)
 
 
@@ -470,7 +477,7 @@ class LinePrinter:
             self._write(view, now, work.phase, going_on(view))
 
     def tick(self, view: VmView, now: float) -> None:
-        self._still(VmView(msgspec.structs.replace(view.state, now=now), view.log, view.journal))
+        self._still(view.at(now))
 
     def say(self, text: str) -> None:
         self._out.write(f"vmtui: {text}\n")
@@ -505,9 +512,8 @@ class LivePrinter(LinePrinter):
             self._draw(view)
 
     def tick(self, view: VmView, now: float) -> None:
-        moved = VmView(msgspec.structs.replace(view.state, now=now), view.log, view.journal)
-        if moved.state.work is not None:
-            self._draw(moved)
+        if view.state.work is not None:
+            self._draw(view.at(now))
 
     def _draw(self, view: VmView) -> None:
         self._drawn = time.monotonic()

@@ -1,13 +1,15 @@
 """What screens and widgets are given, and what they ask for: the only things that cross between them and the app."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from pathlib import PurePosixPath
 
-from msgspec.structs import replace
 from textual.message import Message
 
 from vmtui.backend.core import verdict
 from vmtui.backend.core.fleet import Fleet, Request, VmView
+from vmtui.backend.core.naming import default_name
 from vmtui.backend.core.verdict import Usual
 
 
@@ -30,7 +32,16 @@ class Shown:
         view = self.vm(key)
         if view is None or not view.state.busy or self.now <= view.state.now:
             return view
-        return replace(view, state=replace(view.state, now=self.now))
+        return view.at(self.now)
+
+    def new_file(self, view: VmView, ending: str = "vmstate") -> str:
+        """A free name for this VM in the snapshot directory; empty while that is not known."""
+        shelf = self.fleet.shelf
+        if not shelf.directory:
+            return ""
+        stamp = f"{datetime.fromtimestamp(self.now + self.fleet.host.offset):%Y%m%dT%H%M%S}"
+        taken = (PurePosixPath(each.path).name for each in shelf.snapshots)
+        return str(PurePosixPath(shelf.directory) / default_name(view.state.vm.name or view.name, stamp, taken, ending))
 
     def usual(self, key: str) -> Usual:
         """How long this VM's guest took so far to let go of its card."""

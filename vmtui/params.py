@@ -14,7 +14,7 @@ from vmtui.backend.core.fleet import Fleet, TuneWish
 from vmtui.backend.core.model import Fact, Link, Phase
 from vmtui.backend.core.parameters import BadValue, Entry
 from vmtui.backend.core.state import State, Tuned, Watching
-from vmtui.backend.core.text import printable
+from vmtui.backend.core.text import did_you_mean, printable
 from vmtui.backend.core.tuning import BANDWIDTH
 from vmtui.backend.discovery import Address, FoundVm, Peer, process
 from vmtui.backend.engine import Engine
@@ -94,15 +94,18 @@ class _Front:
 
 def _told(state: State, since: float = 0.0) -> bool:
     """All that is needed is known, and what may have changed was asked since then. A save knows what it has set itself."""
-    seen, own = state.vm.seen, CHANGING if state.busy else ()
-    asked = all(state.busy or seen.get(fact, -1.0) >= since for fact in CHANGING)
-    return state.vm.link is Link.UP and asked and all(fact in seen for fact in TOLD if fact not in own)
+    seen = state.vm.seen
+    if state.vm.link is not Link.UP or not all(fact in seen for fact in TOLD if not (state.busy and fact in CHANGING)):
+        return False
+    return state.busy or all(seen[fact] >= since for fact in CHANGING)
 
 
 def _settled(state: State, before: Tuned | None, wish: TuneWish) -> bool:
     """All of it was set or refused, and QEMU has said since then what the values are."""
-    heard = state.tuned is not None and state.tuned != before and not state.tunes and _told(state)
-    return heard and not (state.busy and state.tuned is not None and state.tuned.trouble is None and _not_set(state, wish))
+    tuned = state.tuned
+    if tuned is None or tuned == before or state.tunes or not _told(state):
+        return False
+    return not state.busy or tuned.trouble is not None or not _not_set(state, wish)
 
 
 def _not_set(state: State, wish: TuneWish) -> list[str]:
@@ -126,7 +129,7 @@ def _read(key: str, entries: Sequence[Entry], wanted: Sequence[str]) -> tuple[se
         entry = known.get(name)
         if entry is None:
             raise UsageError(
-                f"this QEMU has no migration parameter or capability {printable(name, 60)!r}{_near(name, known)}"
+                f"this QEMU has no migration parameter or capability {printable(name, 60)!r}{did_you_mean(name, known)}"
             )
         names.add(name)
         if given:
@@ -140,13 +143,6 @@ def _value(entry: Entry, text: str) -> Any:
         return parameters.parsed(entry.setting, text)
     except BadValue as error:
         raise UsageError(f"{printable(entry.name)}={printable(text, 60)}: {error}") from error
-
-
-def _near(name: str, known: dict[str, Entry]) -> str:
-    import difflib  # noqa: PLC0415 - needed only to say what was meant
-
-    found = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {printable(found[0])}?" if found else ""
 
 
 def _raise_if_not_set(state: State, wish: TuneWish, refusal: Tuned | None) -> None:

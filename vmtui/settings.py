@@ -1,16 +1,14 @@
 """What has the user set: theme, the host's colour, keys? Read from a TOML file."""
 
-import difflib
 import os
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vmtui.backend.core.errors import UsageError
-from vmtui.backend.core.text import printable
+from vmtui.backend.core.text import did_you_mean, printable
 
 THEMES = ("dark", "light", "contrast", "mono")
 
@@ -49,7 +47,7 @@ def read(file: Path | None = None) -> Settings:
     except msgspec.ValidationError as error:
         raise _wrong(file, _unknown(parsed) or printable(str(error), 300)) from error
     if settings.theme not in ("", *THEMES):
-        raise _wrong(file, f"theme is one of {', '.join(THEMES)}{_near(settings.theme, THEMES)}")
+        raise _wrong(file, f"theme is one of {', '.join(THEMES)}{did_you_mean(settings.theme, THEMES)}")
     return settings
 
 
@@ -61,11 +59,7 @@ def _wrong(file: Path, why: str) -> UsageError:
 
 def _unknown(parsed: dict[str, Any]) -> str:
     known = Settings.__struct_fields__
-    return next(
-        (f"there is no setting {printable(each, 60)!r}{_near(each, known)}" for each in parsed if each not in known), ""
+    told = (
+        f"there is no setting {printable(each, 60)!r}{did_you_mean(each, known)}" for each in parsed if each not in known
     )
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {found[0]}?" if found else ""
+    return next(told, "")

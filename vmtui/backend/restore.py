@@ -74,7 +74,7 @@ def plan(path: Path) -> Plan:
     _present(manifest)
     alive = any(vm.argv == manifest.argv for vm in discovery.discover())
     name = f"{manifest.name or 'vm'}-restored" if alive else manifest.name
-    directory = _own_directory()
+    directory = Path(tempfile.mkdtemp(prefix="vmtui-", dir=private_directory(runtime_dir())))
     command = cmdline.for_restore(manifest.argv, name=name, directory=str(directory), original_alive=alive)
     if manifest.background and "-S" not in command.argv:
         command = RestoreCommand((*command.argv, "-S"), command.qmp_path, command.problems, command.notes)
@@ -88,10 +88,6 @@ def plan(path: Path) -> Plan:
 def not_started(plan: Plan) -> None:
     """The directory goes again."""
     plan.directory.rmdir()
-
-
-def _own_directory() -> Path:
-    return Path(tempfile.mkdtemp(prefix="vmtui-", dir=private_directory(runtime_dir())))
 
 
 def _manifest(path: Path) -> Manifest:
@@ -290,4 +286,4 @@ def _end(process: "subprocess.Popen[bytes]", plan: Plan) -> None:
             process.wait()
     for leftover in plan.directory.iterdir():
         leftover.unlink()
-    plan.directory.rmdir()
+    not_started(plan)

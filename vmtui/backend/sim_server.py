@@ -600,21 +600,17 @@ class _Client:
             self._close_fds()
 
 
-class _SecondMonitor:
-    """A monitor to look through while a client holds the first: commands, replies and events, no descriptors, no faults."""
+class _OneClient:
+    """A socket that serves one client at a time; the next waits."""
 
-    def __init__(
-        self, path: Path, vm: SimulatedVm, loop: asyncio.AbstractEventLoop, receive: Callable[[Sequence[Any]], None]
-    ) -> None:
+    def __init__(self, path: str, loop: asyncio.AbstractEventLoop) -> None:
         """Listens. Raises OSError, UsageError."""
-        self._vm = vm
         self._loop = loop
-        self._receive = receive
         self._client: _Client | None = None
-        self._held: list[bytes] = []
-        """What is to be said once what is being written is written."""
-        self._listener = _listening(str(path))
-        loop.add_reader(self._listener, self._accept)
+        self._listener = _listening(path)
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
         try:
@@ -623,16 +619,60 @@ class _SecondMonitor:
             return
         self._loop.remove_reader(self._listener)
         self._client = _Client(sock, self._loop, self._receive, self._hang_up)
-        self.say(self._vm.greeting(), hold=False)
+        self._begun()
+
+    def _receive(self, values: Sequence[Any]) -> None:
+        raise NotImplementedError
+
+    def _begun(self) -> None:
+        """A client has come."""
+        raise NotImplementedError
+
+    def _over(self) -> None:
+        """It has gone, or there was none."""
+        raise NotImplementedError
+
+    def _send(self, data: bytes) -> None:
+        if self._client is not None and data and not self._client.send(data):
+            self._hang_up()
 
     def _hang_up(self) -> None:
         self._end_client()
-        self._loop.add_reader(self._listener, self._accept)
+        self._listen()
 
     def _end_client(self) -> None:
         if self._client is not None:
             self._client.close()
             self._client = None
+        self._over()
+
+    def close(self) -> None:
+        self._end_client()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+
+
+class _SecondMonitor(_OneClient):
+    """A monitor to look through while a client holds the first: commands, replies and events, no descriptors, no faults."""
+
+    def __init__(
+        self, path: Path, vm: SimulatedVm, loop: asyncio.AbstractEventLoop, receive: Callable[[Sequence[Any]], None]
+    ) -> None:
+        """Listens. Raises OSError, UsageError."""
+        super().__init__(str(path), loop)
+        self._vm = vm
+        self._heard = receive
+        self._held: list[bytes] = []
+        """What is to be said once what is being written is written."""
+        self._listen()
+
+    def _receive(self, values: Sequence[Any]) -> None:
+        self._heard(values)
+
+    def _begun(self) -> None:
+        self.say(self._vm.greeting(), hold=False)
+
+    def _over(self) -> None:
         self._held.clear()
         self._vm.watched = False
         self._vm.overheard.clear()
@@ -651,65 +691,32 @@ class _SecondMonitor:
     def release(self) -> None:
         """Say what was held."""
         data, self._held = b"".join(self._held), []
-        if self._client is not None and data and not self._client.send(data):
-            self._hang_up()
-
-    def close(self) -> None:
-        self._end_client()
-        self._loop.remove_reader(self._listener)
-        self._listener.close()
+        self._send(data)
 
 
-class _AgentChannel:
+class _AgentChannel(_OneClient):
     """The guest agent's channel: one client at a time. Of what an agent can do the guest knows guest-sync."""
 
     def __init__(self, vm: SimulatedVm, loop: asyncio.AbstractEventLoop, catch_up: Callable[[], None]) -> None:
         """Listens. `catch_up` brings the twin to the present. Raises OSError, UsageError."""
+        super().__init__(vm.agent_path, loop)
         self._vm = vm
-        self._loop = loop
         self._catch_up = catch_up
-        self._client: _Client | None = None
-        self._listener = _listening(vm.agent_path)
-        self._listen()
+        if not vm.scenario.agent_in_use:
+            self._listen()
 
-    def _listen(self) -> None:
-        if not self._vm.scenario.agent_in_use:
-            self._loop.add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return
-        self._loop.remove_reader(self._listener)
-        self._client = _Client(sock, self._loop, self._receive, self._hang_up)
+    def _begun(self) -> None:
         self._vm.agent_in_use = True
+
+    def _over(self) -> None:
+        self._vm.agent_in_use = self._vm.scenario.agent_in_use
 
     def _receive(self, values: Sequence[Any]) -> None:
         self._catch_up()
         for value in values:
             match value:
                 case {"execute": "guest-sync", "arguments": {"id": int(number)}} if self._vm.agent_answers():
-                    self._answer(b'{"return": %d}\n' % number)
-
-    def _answer(self, data: bytes) -> None:
-        if self._client is not None and not self._client.send(data):
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        self._end_client()
-        self._listen()
-
-    def _end_client(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-            self._vm.agent_in_use = False
-
-    def close(self) -> None:
-        self._end_client()
-        self._loop.remove_reader(self._listener)
-        self._listener.close()
+                    self._send(b'{"return": %d}\n' % number)
 
 
 class _Files:

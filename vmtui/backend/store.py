@@ -24,8 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from vmtui.backend import config
-from vmtui.backend.config import lock_dir, private_directory, sync_directory
+from vmtui.backend.config import lock_dir, missing_directory, private_directory, sync_directory
 from vmtui.backend.core.errors import RefusedError, StoreError
 from vmtui.backend.core.model import FileReport, Place
 from vmtui.backend.core.snapshot import SUFFIX, Manifest, ManifestError, read_manifest
@@ -47,7 +46,7 @@ def survey(path: Path, resident: int = 0, *, makes_directory: bool = True) -> Pl
     `makes_directory`: one that is missing is no problem.
     """
     try:
-        missing = "" if makes_directory or path.parent.exists() else config.missing_directory(path.parent)
+        missing = "" if makes_directory or path.parent.exists() else missing_directory(path.parent)
         return Place(str(path), _problem(path) or missing, _free(path.parent), resident)
     except OSError as error:
         return Place(str(path), f"cannot look at {_shown(path)}: {os.strerror(error.errno or 0)}", 0, resident)

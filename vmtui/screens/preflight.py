@@ -1,6 +1,5 @@
 """Before a save: what was found, how it will be done, what it will cost; and only then the key that starts it."""
 
-from datetime import datetime
 from pathlib import PurePosixPath
 from typing import ClassVar
 
@@ -12,7 +11,6 @@ from textual.content import Content
 from textual.events import Key, Resize
 from textual.widgets import Button, Input, Label, Select, Static
 
-from vmtui.backend.core import naming
 from vmtui.backend.core import plan as core
 from vmtui.backend.core.fleet import Begin
 from vmtui.backend.core.glance import Said, Tone
@@ -126,13 +124,9 @@ class PreflightScreen(ShowingScreen):
     def _name_file(self, shown: Shown) -> None:
         """A free name in the snapshot directory, once that is known; what somebody typed stays."""
         box, view = self.query_one("#path", Input), shown.vm(self._key)
-        if box.value or box.has_focus or self._touched or view is None or not shown.fleet.shelf.directory:
+        if box.value or box.has_focus or self._touched or view is None:
             return
-        at = datetime.fromtimestamp(shown.now + shown.fleet.host.offset)
-        taken = (PurePosixPath(each.path).name for each in shown.fleet.shelf.snapshots)
-        name = naming.default_name(view.state.vm.name or view.name, f"{at:%Y%m%dT%H%M%S}", taken)
-        box.value = str(PurePosixPath(shown.fleet.shelf.directory) / name)
-        self._path = box.value
+        box.value = self._path = shown.new_file(view)
 
     _path = ""
     """The file that was taken over: what is typed is none before Enter."""

@@ -1,7 +1,5 @@
 """One VM: what it is, what is being done to it, how long its guest stands still, and how the last save ended."""
 
-from datetime import datetime
-from pathlib import PurePosixPath
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -10,7 +8,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 
 from vmtui.backend.core import conditions as is_
-from vmtui.backend.core import naming, plan, possible, verdict, words
+from vmtui.backend.core import plan, possible, verdict, words
 from vmtui.backend.core.fleet import Begin, CancelWish, LetRunWish, VmView, WaitWish, WatchWish
 from vmtui.backend.core.glance import Said, Tone, glance
 from vmtui.backend.core.model import Goal, Options
@@ -259,11 +257,9 @@ class VmScreen(ShowingScreen):
 
     def action_dump(self) -> None:
         view = self._shown.vm(self.key) if self._shown else None
-        if self._shown is None or view is None or not self._shown.fleet.shelf.directory:
+        output = self._shown.new_file(view, "vmcore") if self._shown and view else ""
+        if view is None or not output:
             return
-        at = datetime.fromtimestamp(self._shown.now + self._shown.fleet.host.offset)
-        directory = PurePosixPath(self._shown.fleet.shelf.directory)
-        output = str(directory / naming.default_name(view.state.vm.name or view.name, f"{at:%Y%m%dT%H%M%S}", (), "vmcore"))
 
         def answered(yes: bool | None) -> None:
             if yes:

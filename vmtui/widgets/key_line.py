@@ -41,8 +41,11 @@ class KeyLine(Drawn):
         How to go back, to leave and to ask for help is told the longest.
         """
         silent = sorted(range(len(keys)), key=lambda index: (self._is_way_out(keys[index]), -index))
-        lines = [self._line(keys, frozenset(silent[:count])) for count in range(len(keys) + 1)]
-        return next((line for line in lines if line.cell_length <= (self.size.width or line.cell_length)), lines[-1])
+        for count in range(len(keys)):
+            line = self._line(keys, frozenset(silent[:count]))
+            if line.cell_length <= (self.size.width or line.cell_length):
+                return line
+        return self._line(keys, frozenset(silent))
 
     def _is_way_out(self, key: ActiveBinding) -> bool:
         return key.node is self.app or key.binding.key == "escape"

@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from vmtui.backend.core.model import Options
 from vmtui.backend.core.snapshot import Manifest
@@ -31,6 +32,10 @@ class VmView(msgspec.Struct, frozen=True):
     """Path of the running workflow's journal, once there is one."""
     name: str = ""
     """As the host's process list has it: known before QEMU has said anything."""
+
+    def at(self, now: float) -> "VmView":
+        """With its clock set to `now`."""
+        return replace(self, state=replace(self.state, now=now))
 
     @property
     def called(self) -> str:

@@ -5,6 +5,7 @@ goes to a terminal passes through `printable` first.
 """
 
 import unicodedata
+from collections.abc import Iterable
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -22,3 +23,11 @@ def _visible(character: str) -> str:
     if unicodedata.category(character) in _UNSAFE:
         return character.encode("unicode_escape", "surrogatepass").decode("ascii")
     return character
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a word that is not known; empty where none of those that are is near."""
+    import difflib  # noqa: PLC0415 - needed only to say what was meant
+
+    found = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {printable(found[0])}?" if found else ""
